@@ -1,0 +1,78 @@
+import { inspect } from 'node:util'
+import { errorColour as chalk } from './colour.ts'
+import { messageOf } from './errors.ts'
+import { now, since } from './wait.ts'
+
+export const levels = ['debug', 'info', 'warn', 'error'] as const
+export type Level = (typeof levels)[number]
+export type Fields = Record<string, unknown>
+
+interface Sink {
+  isTTY?: boolean
+  write(text: string): unknown
+}
+
+const colour = { debug: chalk.grey, info: chalk.cyan, warn: chalk.yellow, error: chalk.red }
+
+function plain(value: unknown): unknown {
+  if (value instanceof Error) return messageOf(value)
+  if (typeof value === 'bigint') return value.toString()
+  return value
+}
+
+/** One line for the event: JSON for machines, `time event key=value` for a person. */
+export function line(level: Level, event: string, fields: Fields, at: Date, json: boolean): string {
+  const entries = Object.entries(fields)
+    .filter(([, value]) => value !== undefined)
+    .map(([key, value]) => [key, plain(value)] as const)
+  if (json) return JSON.stringify({ ts: at.toISOString(), level, event, ...Object.fromEntries(entries) })
+  const words = entries.map(([key, value]) => {
+    const text = typeof value === 'string' ? value : inspect(value, { breakLength: Infinity, depth: 4 })
+    return `${chalk.grey(`${key}=`)}${/\s/.test(text) ? JSON.stringify(text) : text}`
+  })
+  return [chalk.grey(at.toISOString().slice(11, 23)), colour[level](event), ...words].join(' ')
+}
+
+/** Logs to `sink` (stderr, so that stdout stays free for results). */
+export function logger(sink: Sink = process.stderr, state: { level: Level } = { level: 'info' }) {
+  const open = new Map<string, { since: number; said: number; times: number }>()
+  const write = (level: Level, event: string, fields: Fields = {}) => {
+    if (levels.indexOf(level) < levels.indexOf(state.level)) return
+    sink.write(`${line(level, event, fields, new Date(), !sink.isTTY)}\n`)
+  }
+  return {
+    setLevel: (level: Level) => {
+      state.level = level
+    },
+    debug: (event: string, fields?: Fields) => write('debug', event, fields),
+    info: (event: string, fields?: Fields) => write('info', event, fields),
+    warn: (event: string, fields?: Fields) => write('warn', event, fields),
+    error: (event: string, fields?: Fields) => write('error', event, fields),
+
+    /** Something that goes wrong again and again is said when it begins and then every five minutes, with a count. */
+    trouble(event: string, fields?: Fields): void {
+      const seen = open.get(event)
+      if (!seen) open.set(event, { since: now(), said: now(), times: 1 })
+      else {
+        seen.times += 1
+        if (now() - seen.said < 300_000) {
+          write('debug', event, fields)
+          return
+        }
+        seen.said = now()
+      }
+      write('error', event, { ...fields, times: seen?.times })
+    },
+
+    /** The end of such a trouble is said once; nothing is said when there was none. */
+    cleared(event: string, fields?: Fields): void {
+      const seen = open.get(event)
+      if (!seen) return
+      open.delete(event)
+      write('info', `${event}.cleared`, { ...fields, times: seen.times, elapsed: since(seen.since) })
+    },
+  }
+}
+
+export type Logger = ReturnType<typeof logger>
+export const log = logger()

@@ -1,0 +1,559 @@
+/** Every script, and what `--help` says of it. `rest` names the words that may follow the options. */
+export const scripts = {
+  supervise: {
+    summary: 'Tells etcd what Pacemaker decided, and serves the API of this Postgres node.',
+    rest: '',
+  },
+  proxy: { summary: "Points this machine's PgBouncer at the primary that etcd names.", rest: '' },
+  failover: { summary: 'Moves the primary to a standby without an error for any client.', rest: '' },
+  rejoin: { summary: 'Brings a stopped former primary back as a standby.', rest: '' },
+  status: { summary: 'Shows who is what, how far behind, and where each PgBouncer points.', rest: '' },
+  playground: {
+    summary: 'Boots the whole cluster on this machine, and breaks it on request.',
+    rest: 'VERB [WORD...]',
+  },
+  pgcm: {
+    summary: 'Runs pgcm-VERB: failover, rejoin, status, ...; show-config prints the settings.',
+    rest: 'VERB [WORD...]',
+  },
+} as const
+
+export type ScriptName = keyof typeof scripts
+
+interface Common {
+  /** Flag `--name`, environment `PGCM_NAME`, TOML key `name`, property `name` in camel case. */
+  name: string
+  help: string
+  scripts: readonly ScriptName[]
+  alias?: string
+  /** About one run, not about the cluster: not in the TOML file and not in `show-config`. */
+  oneShot?: true
+  secret?: true
+}
+
+/** One option. Defaults of durations are written as on the command line. */
+export type Option = Common &
+  (
+    | { type: 'string'; default: string }
+    | { type: 'int'; default: number; min?: number; max?: number }
+    | { type: 'duration'; default: string; min?: string }
+    | { type: 'list'; default: readonly string[] }
+    | { type: 'bool'; default: boolean }
+    | { type: 'enum'; default: string; choices: readonly string[] }
+  )
+
+const all = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'playground', 'pgcm'] as const
+const cluster = ['supervise', 'proxy', 'failover', 'rejoin', 'status'] as const
+const daemons = ['supervise', 'proxy'] as const
+
+/** Each option once: this table feeds the parser, the types, the environment, the TOML keys, `--help` and `show-config`. */
+export const options = [
+  {
+    name: 'help',
+    alias: 'h',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: all,
+    help: 'print this and exit',
+  },
+  {
+    name: 'version',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: all,
+    help: 'print the version and exit',
+  },
+  {
+    name: 'config-file',
+    type: 'string',
+    default: '/etc/pgcm/pgcm.toml',
+    oneShot: true,
+    scripts: ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'pgcm'],
+    help: 'TOML file with any of these options as flat keys; the default one may be absent',
+  },
+  {
+    name: 'log-level',
+    type: 'enum',
+    choices: ['debug', 'info', 'warn', 'error'],
+    default: 'info',
+    scripts: all,
+    help: 'least important event that is logged',
+  },
+
+  // etcd
+  {
+    name: 'etcd-endpoints',
+    type: 'list',
+    default: ['https://127.0.0.1:2379'],
+    scripts: cluster,
+    help: 'members of etcd, https:// or http:// URLs',
+  },
+  {
+    name: 'etcd-namespace',
+    type: 'string',
+    default: '/postgres',
+    scripts: cluster,
+    help: 'prefix of every key; one per cluster',
+  },
+  {
+    name: 'etcd-postgres-master-key',
+    type: 'string',
+    default: '/master',
+    scripts: cluster,
+    help: "key below the namespace that holds the primary's address",
+  },
+  {
+    name: 'etcd-timeout',
+    type: 'duration',
+    default: '1.5s',
+    min: '50ms',
+    scripts: cluster,
+    help: 'one attempt of one request; there are up to four, on other members',
+  },
+  {
+    name: 'etcd-keep-alive-time',
+    type: 'duration',
+    default: '10s',
+    min: '5s',
+    scripts: cluster,
+    help: 'how long a quiet connection is trusted before it is pinged; members object to less than 5s',
+  },
+  {
+    name: 'etcd-keep-alive-timeout',
+    type: 'duration',
+    default: '2s',
+    min: '50ms',
+    scripts: cluster,
+    help: 'how long the answer to such a ping may take',
+  },
+  {
+    name: 'etcd-poll-interval',
+    type: 'duration',
+    default: '5s',
+    min: '1s',
+    scripts: daemons,
+    help: 'how often the keys are read although the watch said nothing',
+  },
+  {
+    name: 'etcd-retry-interval',
+    type: 'duration',
+    default: '1s',
+    min: '100ms',
+    scripts: daemons,
+    help: 'pause before a failed request is tried again',
+  },
+  {
+    name: 'etcd-ca-file',
+    type: 'string',
+    default: '',
+    scripts: cluster,
+    help: 'CA of the members; empty: tls-ca-file',
+  },
+  {
+    name: 'etcd-cert-file',
+    type: 'string',
+    default: '',
+    scripts: cluster,
+    help: 'our certificate for etcd; empty: tls-cert-file',
+  },
+  {
+    name: 'etcd-key-file',
+    type: 'string',
+    default: '',
+    scripts: cluster,
+    help: 'its key; empty: tls-key-file',
+  },
+
+  // API
+  {
+    name: 'bind-address',
+    type: 'string',
+    default: ':8080',
+    scripts: daemons,
+    help: 'where the API listens, [host]:port',
+  },
+  {
+    name: 'api',
+    type: 'bool',
+    default: false,
+    scripts: ['proxy'],
+    help: 'serve the PgBouncer half of the API; for app nodes, where no pgcm-supervise runs',
+  },
+  {
+    name: 'api-address',
+    type: 'string',
+    default: '',
+    scripts: ['proxy'],
+    help: "host:port under which others reach this API; empty: this host's name and the port of bind-address",
+  },
+  {
+    name: 'api-allowed-names',
+    type: 'list',
+    default: [],
+    scripts: daemons,
+    help: "names (CN) of the client certificates that may call; empty: only this machine's own",
+  },
+  {
+    name: 'insecure',
+    type: 'bool',
+    default: false,
+    scripts: cluster,
+    help: 'API without TLS: whoever reaches the port can pause the database',
+  },
+  {
+    name: 'tls-ca-file',
+    type: 'string',
+    default: '/etc/pgcm/tls/ca.crt',
+    scripts: cluster,
+    help: 'CA of the API, both ways',
+  },
+  {
+    name: 'tls-cert-file',
+    type: 'string',
+    default: '/etc/pgcm/tls/node.crt',
+    scripts: cluster,
+    help: 'our certificate for the API',
+  },
+  {
+    name: 'tls-key-file',
+    type: 'string',
+    default: '/etc/pgcm/tls/node.key',
+    scripts: cluster,
+    help: 'its key',
+  },
+  {
+    name: 'state-dir',
+    type: 'string',
+    default: '',
+    scripts: daemons,
+    help: "where a pause's expiry is kept; empty: $STATE_DIRECTORY of systemd, else /var/lib/pgcm/<script>",
+  },
+
+  // Pacemaker
+  {
+    name: 'pacemaker-resource',
+    type: 'string',
+    default: 'Postgresql',
+    scripts: ['supervise', 'failover', 'rejoin', 'status'],
+    help: 'the primitive that is PostgreSQL',
+  },
+  {
+    name: 'pacemaker-clone',
+    type: 'string',
+    default: 'msPostgresql',
+    scripts: ['supervise', 'failover', 'rejoin', 'status'],
+    help: 'the promotable clone around it',
+  },
+  {
+    name: 'pacemaker-poll-interval',
+    type: 'duration',
+    default: '1s',
+    min: '1s',
+    scripts: ['supervise'],
+    help: 'how often Pacemaker is asked although its alerts said nothing',
+  },
+  {
+    name: 'pacemaker-get-timeout',
+    type: 'duration',
+    default: '2s',
+    min: '50ms',
+    scripts: ['supervise'],
+    help: 'one question to Pacemaker',
+  },
+
+  // PostgreSQL
+  {
+    name: 'postgres-socket-dir',
+    type: 'string',
+    default: '/var/run/postgresql',
+    scripts: ['supervise', 'rejoin'],
+    help: "directory of PostgreSQL's unix socket, or a host",
+  },
+  {
+    name: 'postgres-port',
+    type: 'int',
+    default: 5432,
+    min: 1,
+    max: 65535,
+    scripts: daemons,
+    help: "PostgreSQL's port",
+  },
+  {
+    name: 'postgres-user',
+    type: 'string',
+    default: 'pgcm',
+    scripts: ['supervise'],
+    help: 'role with pg_monitor',
+  },
+  {
+    name: 'postgres-database',
+    type: 'string',
+    default: 'postgres',
+    scripts: ['supervise'],
+    help: 'database to connect to',
+  },
+  {
+    name: 'postgres-timeout',
+    type: 'duration',
+    default: '2s',
+    min: '50ms',
+    scripts: ['supervise'],
+    help: 'one connection or question to PostgreSQL; a CHECKPOINT has the deadline of its caller',
+  },
+
+  // PgBouncer
+  {
+    name: 'pgbouncer-socket-dir',
+    type: 'string',
+    default: '/var/run/postgresql',
+    scripts: daemons,
+    help: "directory of PgBouncer's unix socket, or a host",
+  },
+  {
+    name: 'pgbouncer-port',
+    type: 'int',
+    default: 6432,
+    min: 1,
+    max: 65535,
+    scripts: daemons,
+    help: "PgBouncer's port",
+  },
+  { name: 'pgbouncer-user', type: 'string', default: 'pgcm', scripts: daemons, help: 'admin user' },
+  {
+    name: 'pgbouncer-password',
+    type: 'string',
+    default: '',
+    secret: true,
+    scripts: daemons,
+    help: 'its password; better in the environment or the file than on a command line',
+  },
+  {
+    name: 'pgbouncer-database',
+    type: 'string',
+    default: 'pgbouncer',
+    scripts: daemons,
+    help: 'admin database',
+  },
+  {
+    name: 'pgbouncer-timeout',
+    type: 'duration',
+    default: '2s',
+    min: '50ms',
+    scripts: daemons,
+    help: 'one command on the admin console (a PAUSE has a deadline of its own)',
+  },
+  {
+    name: 'pgbouncer-databases',
+    type: 'list',
+    default: ['app'],
+    scripts: daemons,
+    help: 'databases that must point at the primary',
+  },
+  {
+    name: 'pgbouncer-config-file',
+    type: 'string',
+    default: '/etc/pgbouncer/pgbouncer.ini',
+    scripts: ['proxy'],
+    help: 'the file pgcm-proxy writes',
+  },
+  {
+    name: 'pgbouncer-config-template-file',
+    type: 'string',
+    default: '/etc/pgcm/pgbouncer.ini.ejs',
+    scripts: ['proxy'],
+    help: 'the EJS template it is made from; it is code, so only root may write it',
+  },
+  {
+    name: 'pgbouncer-retry-interval',
+    type: 'duration',
+    default: '1s',
+    min: '100ms',
+    scripts: ['proxy'],
+    help: 'pause before a failed rendering or RELOAD is tried again',
+  },
+  {
+    name: 'pgbouncer-listen-address',
+    type: 'string',
+    default: '*',
+    scripts: ['proxy'],
+    help: 'listen_addr in the template',
+  },
+  {
+    name: 'pgbouncer-auth-type',
+    type: 'string',
+    default: 'scram-sha-256',
+    scripts: ['proxy'],
+    help: 'auth_type in the template',
+  },
+  {
+    name: 'pgbouncer-auth-file',
+    type: 'string',
+    default: '/etc/pgbouncer/userlist.txt',
+    scripts: ['proxy'],
+    help: 'auth_file in the template',
+  },
+  {
+    name: 'pgbouncer-pool-size',
+    type: 'int',
+    default: 20,
+    min: 1,
+    max: 10000,
+    scripts: ['proxy'],
+    help: 'default_pool_size in the template',
+  },
+  {
+    name: 'pgbouncer-max-clients',
+    type: 'int',
+    default: 1000,
+    min: 1,
+    max: 100000,
+    scripts: ['proxy'],
+    help: 'max_client_conn in the template',
+  },
+  {
+    name: 'standby-max-lag',
+    type: 'duration',
+    default: '30s',
+    scripts: ['supervise'],
+    help: 'a standby further behind is not offered to the read pools',
+  },
+
+  // failover and its kin
+  {
+    name: 'failover-api-endpoints',
+    type: 'list',
+    default: ['pg01:8080', 'pg02:8080', 'pg03:8080'],
+    scripts: ['failover', 'rejoin', 'status'],
+    help: 'API of every Postgres node; those of app nodes are found in etcd',
+  },
+  {
+    name: 'health-check-timeout',
+    type: 'duration',
+    default: '2s',
+    scripts: ['failover', 'rejoin', 'status'],
+    help: 'one question to one node; all are asked at once',
+  },
+  {
+    name: 'lock-timeout',
+    type: 'duration',
+    default: '5s',
+    scripts: ['failover'],
+    help: 'taking the lock in etcd, and giving it back',
+  },
+  {
+    name: 'pause-timeout',
+    type: 'duration',
+    default: '5s',
+    scripts: ['failover'],
+    help: 'how long a PgBouncer may wait for its open transactions to end; then everything is undone',
+  },
+  {
+    name: 'pause-expiry',
+    type: 'duration',
+    default: '25s',
+    min: '1s',
+    scripts: ['failover'],
+    help: 'after this long a PgBouncer resumes by itself, whatever became of us',
+  },
+  {
+    name: 'resume-timeout',
+    type: 'duration',
+    default: '5s',
+    scripts: ['failover'],
+    help: 'resuming every PgBouncer, in parallel',
+  },
+  {
+    name: 'pacemaker-timeout',
+    type: 'duration',
+    default: '20s',
+    scripts: ['failover'],
+    help: 'moving the promoted role, from the command until the new primary takes writes',
+  },
+  {
+    name: 'dry-run',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['failover', 'rejoin'],
+    help: 'check everything, print what would be done, touch nothing',
+  },
+  {
+    name: 'yes',
+    alias: 'y',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['failover', 'rejoin', 'playground'],
+    help: 'do not ask',
+  },
+  {
+    name: 'json',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['failover', 'rejoin', 'status', 'playground'],
+    help: 'print JSON',
+  },
+  {
+    name: 'target',
+    type: 'string',
+    default: '',
+    oneShot: true,
+    scripts: ['failover'],
+    help: 'the standby that becomes primary; empty: the synchronous one',
+  },
+
+  // playground
+  {
+    name: 'name',
+    type: 'string',
+    default: 'pgcm',
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'which playground; several can live side by side',
+  },
+  {
+    name: 'release',
+    type: 'enum',
+    choices: ['trixie', 'bookworm'],
+    default: 'trixie',
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'Debian release of its machines',
+  },
+  {
+    name: 'app',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'with the app node app01',
+  },
+  {
+    name: 'subnet',
+    type: 'string',
+    default: '',
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'its /24, such as 172.28.40.0/24; empty: the first free one',
+  },
+] as const satisfies readonly Option[]
+
+type Row = (typeof options)[number]
+type Camel<S extends string> = S extends `${infer Head}-${infer Tail}`
+  ? `${Head}${Capitalize<Camel<Tail>>}`
+  : S
+type Value<R extends Row> = R extends { type: 'int' | 'duration' }
+  ? number
+  : R extends { type: 'list' }
+    ? string[]
+    : R extends { type: 'bool' }
+      ? boolean
+      : R extends { type: 'enum'; choices: readonly (infer C)[] }
+        ? C
+        : string
+
+/** All options by their camel-case names; durations are milliseconds. */
+export type Config = { [R in Row as Camel<R['name']>]: Value<R> }

@@ -76,8 +76,8 @@ export interface Report extends Figures {
   errorKinds: Record<string, number>
   firstErrors: LoadError[]
   paths: Record<string, Figures>
-  /** Acknowledgements of an older timeline after one of a newer: harmless only if none of them is missing. */
-  outOfEpoch: number
+  /** Transactions of an older timeline that began after one of a newer was acknowledged: two writers. Must be 0. */
+  twoWriters: number
   timelines: number[]
 }
 
@@ -236,12 +236,6 @@ export function report(
       elapsedMs,
     ),
   ])
-  let newest = 0
-  let outOfEpoch = 0
-  for (const { timeline } of [...acks].sort((a, b) => a.at - b.at)) {
-    if (timeline < newest) outOfEpoch++
-    newest = Math.max(newest, timeline)
-  }
   return {
     run,
     elapsedMs,
@@ -249,9 +243,17 @@ export function report(
     errorKinds,
     firstErrors: errors.slice(0, 5),
     paths: Object.fromEntries(byPath),
-    outOfEpoch,
+    twoWriters: countTwoWriters(acks),
     timelines: [...new Set(acks.map((ack) => ack.timeline))].sort((a, b) => a - b),
   }
+}
+
+/** Pure. An acknowledgement that was under way while the primary changed is no second writer; a later beginning is. */
+export function countTwoWriters(acks: readonly Ack[]): number {
+  const firstOf = new Map<number, number>()
+  for (const { timeline, at } of acks) firstOf.set(timeline, Math.min(at, firstOf.get(timeline) ?? at))
+  const older = (ack: Ack) => [...firstOf].some(([timeline, at]) => timeline > ack.timeline && at < ack.began)
+  return acks.filter(older).length
 }
 
 /** Pure: the figures of the stretch `since`..`until`. Its two ends count as gaps, so that silence is never a good result. */

@@ -39,11 +39,12 @@ test('a report counts errors by kind and gaps by path', () => {
   assert.match(summary(r), /^4 commits in 0\.4 s, 2 errors \(2 x 57P01 terminating\), longest gap 370 ms/)
 })
 
-test('an acknowledgement of an older timeline after a newer one is counted', () => {
-  const acks = [ack(1, 10), ack(2, 20, { timeline: 5 }), ack(3, 30), ack(4, 40, { timeline: 5 })]
-  const r = report('r1', paths, acks, [], 50)
-  assert.is(r.outOfEpoch, 1)
-  assert.equal(r.timelines, [1, 5])
+test('a transaction of an older timeline that began after a newer one was acknowledged is a second writer', () => {
+  const fine = [ack(1, 10), ack(2, 20, { timeline: 5 }), ack(3, 21, { began: 19 })]
+  assert.is(report('r1', paths, fine, [], 50).twoWriters, 0)
+  const bad = [...fine, ack(4, 30, { began: 21 })]
+  assert.is(report('r1', paths, bad, [], 50).twoWriters, 1)
+  assert.equal(report('r1', paths, bad, [], 50).timelines, [1, 5])
 })
 
 test('verify tells missing rows from unacknowledged ones', () => {

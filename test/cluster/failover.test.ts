@@ -1,0 +1,101 @@
+// deadline: 900 s
+import pg from 'pg'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { CommandFailed } from '../../lib/sh.ts'
+import { bouncer, healthy, leftovers, pointsAt, primary, published, standby } from './cluster.ts'
+import { address, bouncers, inside, psql, secret } from './machines.ts'
+import { note, scenario, underLoad } from './scenario.ts'
+
+const failover = (...words: string[]) =>
+  inside('app01', ['pgcm-failover', '--yes', ...words], { timeoutMs: 60_000 })
+const rejoin = (machine: string) => inside(machine, ['pgcm-rejoin', '--yes'], { timeoutMs: 60_000 })
+
+/** Right after pgcm-failover has returned, not some time later: the new primary is known, routed to and writable everywhere. */
+async function moved(to: string): Promise<void> {
+  assert.is(await primary(), to)
+  assert.is(await published(), address(to))
+  for (const machine of bouncers) {
+    assert.is(await pointsAt(machine), address(to), `the PgBouncer of ${machine}`)
+    await bouncer(machine, 'select 1', 'app', 1_000)
+  }
+  assert.equal(await leftovers(), [])
+}
+
+scenario('the cluster is healthy within 30 s', 40, async () => {
+  await healthy(30_000)
+})
+
+scenario(
+  'under load, the primary moves to the sync standby without an error, and comes back',
+  120,
+  async () => {
+    const report = await underLoad(async (load) => {
+      const old = (await primary()) as string
+      const sync = await standby('HS:sync')
+      await failover()
+      await moved(sync)
+      assert.ok(await load.commitAfter(2_000))
+      await rejoin(old)
+      await healthy(30_000)
+      assert.is(await primary(), sync)
+      const streams = `select count(*) from pg_stat_replication where state = 'streaming' and application_name = '${old}'`
+      assert.is(await psql(sync, streams), '1')
+    })
+    assert.equal(report.errorKinds, {})
+    note(
+      `failover: longest client gap ${Math.round(report.longestGapMs)} ms, ${report.commits} commits, 0 errors, 0 missing`,
+    )
+  },
+)
+
+scenario('ten failovers and rejoins in a row, under load, are all clean', 600, async () => {
+  const gaps: number[] = []
+  const report = await underLoad(async (load) => {
+    for (let round = 1; round <= 10; round++) {
+      const old = (await primary()) as string
+      const sync = await standby('HS:sync')
+      const since = load.now()
+      await failover()
+      await moved(sync)
+      assert.ok(await load.commitAfter(2_000))
+      gaps.push(Math.round(load.figures(since).longestGapMs))
+      await rejoin(old)
+      await healthy(30_000)
+    }
+  })
+  assert.equal(report.errorKinds, {})
+  note(`ten failovers: client gaps ${gaps.sort((a, b) => a - b).join(', ')} ms, 0 errors, 0 missing`)
+})
+
+scenario('an open transaction makes pgcm-failover give up with exit 1, naming who holds it', 60, async () => {
+  const old = (await primary()) as string
+  const client = new pg.Client({
+    host: address('app01'),
+    port: 6432,
+    user: 'app',
+    password: secret('app'),
+    database: 'app',
+  })
+  await client.connect()
+  await client.query('begin')
+  await client.query('create temp table held (x int) on commit drop')
+  try {
+    const error = await failover('--pause-timeout', '2s').then(
+      () => assert.unreachable('pgcm-failover went through an open transaction'),
+      (error) => error as CommandFailed,
+    )
+    const said = `${error.stdout}${error.stderr}`
+    assert.is(error.code, 1, said)
+    const host = address('app01').replace(/\d+$/, '1')
+    for (const word of ['app', host]) assert.ok(said.includes(word), `names ${word}: ${said}`)
+    assert.is((await client.query('select 1 as one')).rows[0].one, 1)
+    assert.is((await client.query('commit')).command, 'COMMIT')
+  } finally {
+    await client.end()
+  }
+  assert.is(await primary(), old)
+  await moved(old)
+})
+
+test.run()

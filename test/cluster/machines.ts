@@ -1,0 +1,82 @@
+/** The playground's machines, as the tests reach them: from the host, without a shell between, in a few milliseconds. */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
+
+export const playgroundName = process.env.PGCM_TEST_PLAYGROUND ?? 'pgcm'
+export const state = `/var/lib/pgcm-playground/${playgroundName}`
+export const repository = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+
+export const nodes = ['pg01', 'pg02', 'pg03']
+export const bouncers = [...nodes, 'app01']
+
+/** name -> address, from the playground's inventory. */
+export function addresses(): Record<string, string> {
+  const inventory = readFileSync(`${state}/inventory/hosts.yml`, 'utf8')
+  const found: Record<string, string> = {}
+  let host = ''
+  for (const line of inventory.split('\n')) {
+    host = /^\s+((?:pg|app)\d+):/.exec(line)?.[1] ?? host
+    const address = /ansible_host:\s*["']?([0-9a-f.:]+)/.exec(line)?.[1]
+    if (address) found[host] = address
+  }
+  return found
+}
+
+export const address = (machine: string): string => {
+  const found = addresses()[machine]
+  if (!found) throw new Error(`${machine} is not in ${state}/inventory/hosts.yml`)
+  return found
+}
+
+export const secret = (name: string): string =>
+  readFileSync(`${state}/inventory/secrets/${name}.password`, 'utf8').trim()
+
+/** The pid of a machine's init, or undefined while it is off: the child of its systemd-nspawn. */
+export function init(machine: string): number | undefined {
+  for (const pid of readdirSync('/proc')) {
+    if (!/^\d+$/.test(pid)) continue
+    try {
+      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      if (!argv[0]?.endsWith('systemd-nspawn')) continue
+      if (!argv.some((word) => word.includes(`${state}/`) && word.split('/').includes(machine))) continue
+      const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')
+      if (child && readlinkSync(`/proc/${child}/ns/pid`) !== readlinkSync('/proc/self/ns/pid'))
+        return Number(child)
+    } catch {} // it ended while we looked
+  }
+  return undefined
+}
+
+export const isOn = (machine: string): boolean => init(machine) !== undefined
+
+/** Runs a command inside a machine. Throws `CommandFailed` unless its exit code is allowed. */
+export function inside(machine: string, argv: string[] | string, options: ShOptions = {}): Promise<ShResult> {
+  const pid = init(machine)
+  if (pid === undefined) throw new Error(`${machine} is off`)
+  const command = typeof argv === 'string' ? ['sh', '-c', argv] : argv
+  const path = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+  const enter = ['nsenter', '-t', String(pid), '-m', '-u', '-i', '-n', '-p', '-r', '-w']
+  return sh([...enter, 'env', '-i', path, 'HOME=/root', 'LANG=C.UTF-8', 'NO_COLOR=1', ...command], options)
+}
+
+/** SQL as the superuser, on the machine's own PostgreSQL; rows as unaligned text. */
+export async function psql(machine: string, query: string, database = 'postgres', timeoutMs = 10_000) {
+  const argv = ['runuser', '-u', 'postgres', '--', 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', database]
+  return (await inside(machine, argv, { input: query, timeoutMs })).stdout.trim()
+}
+
+/** A verb of bin/pgcm-playground for this playground. */
+export function playground(verb: string, words: string[] = [], options: ShOptions = {}): Promise<ShResult> {
+  const argv = [`${repository}/bin/pgcm-playground`, verb, ...words, '--name', playgroundName]
+  return sh(argv, { timeoutMs: 120_000, ...options })
+}
+
+/** kill -9 of the postmaster, from inside. */
+export const killPostmaster = (machine: string) =>
+  inside(machine, 'kill -9 "$(head -n 1 /var/lib/postgresql/*/main/postmaster.pid)"')
+
+/** A signal to every process of PostgreSQL in a machine. */
+export const signalPostgres = (machine: string, signal: string) =>
+  inside(machine, ['pkill', `-${signal}`, '-u', 'postgres', '-x', 'postgres'], { okCodes: [0, 1] })

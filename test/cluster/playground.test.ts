@@ -1,0 +1,52 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { type CommandFailed, sh } from '../../lib/sh.ts'
+import { healthy } from './cluster.ts'
+import { address, inside, playground, playgroundName, repository } from './machines.ts'
+import { scenario } from './scenario.ts'
+
+const command = `${repository}/bin/pgcm-playground`
+
+/** Runs the playground and expects a refusal: exit 2, one line that names the matter, and a hint. */
+async function refused(argv: string[], pattern: RegExp): Promise<void> {
+  const error = await sh(argv, { timeoutMs: 30_000 }).then(
+    ({ stdout }) => assert.unreachable(`was not refused: ${stdout}`),
+    (error: CommandFailed) => error,
+  )
+  assert.is((error as CommandFailed).code, 2, (error as CommandFailed).stderr)
+  assert.match((error as CommandFailed).stderr, pattern)
+}
+
+test('who is not root is refused', async () => {
+  await refused(['setpriv', '--reuid=65534', '--clear-groups', process.execPath, command, 'up'], /root/)
+})
+
+test('an unknown verb and an unknown machine are refused', async () => {
+  await refused([command, 'upp'], /upp/)
+  await refused([command, 'kill', 'pg09', '--name', playgroundName], /pg09/)
+})
+
+test('a range that is in use is refused', async () => {
+  const subnet = address('pg01').replace(/\d+$/, '0/24')
+  await refused([command, 'up', '--name', 'refused', '--subnet', subnet], /use/)
+})
+
+scenario('status, ssh and up on a running playground work and change nothing', 120, async () => {
+  const before = await healthy(10_000)
+  assert.match((await playground('status')).stdout, /pg01/)
+  assert.match((await playground('ssh', ['pg02', 'hostname'])).stdout, /^pg02$/m)
+  await playground('up', ['--app'])
+  assert.is(await healthy(10_000), before)
+})
+
+scenario('a machine that is partitioned loses sight of the others, and heal brings it back', 90, async () => {
+  const before = await healthy(10_000)
+  const other = before === 'pg03' ? 'pg02' : 'pg03'
+  await playground('partition', [other])
+  const reach = `timeout 2 bash -c 'exec 3<>/dev/tcp/${address(before)}/5432'`
+  assert.not.equal((await inside(other, ['sh', '-c', reach], { okCodes: [0, 1, 124] })).code, 0)
+  await playground('heal')
+  await healthy(60_000)
+})
+
+test.run()

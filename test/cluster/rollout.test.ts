@@ -1,0 +1,47 @@
+// deadline: 600 s
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { sh } from '../../lib/sh.ts'
+import { healthy, primary } from './cluster.ts'
+import { repository, state } from './machines.ts'
+import { scenario } from './scenario.ts'
+
+/** Runs the playbook and returns its recap: host -> { ok, changed, failed, unreachable, ... }. */
+async function playbook(...words: string[]) {
+  const argv = ['ansible-playbook', '-i', `${state}/inventory/hosts.yml`, 'site.yml', ...words]
+  const env = { ...process.env, ANSIBLE_CONFIG: `${repository}/ansible/ansible.cfg`, ANSIBLE_NOCOLOR: '1' }
+  const command = ['env', '-C', `${repository}/ansible`, ...argv]
+  const { stdout } = await sh(command, { timeoutMs: 280_000, env, okCodes: [0, 2, 4] })
+  const recap = stdout.slice(stdout.indexOf('PLAY RECAP'))
+  const hosts = [...recap.matchAll(/^(\w+) +: (.*)$/gm)].map(([, host, counts]) => ({
+    host,
+    changed: Number(/changed=(\d+)/.exec(counts as string)?.[1]),
+    failed: Number(/failed=(\d+)/.exec(counts as string)?.[1]),
+    unreachable: Number(/unreachable=(\d+)/.exec(counts as string)?.[1]),
+  }))
+  // The tasks that changed something, for the reader of a failure.
+  let task = ''
+  const changes: string[] = []
+  for (const line of stdout.split('\n')) {
+    task = /^TASK \[(.*)\]/.exec(line)?.[1] ?? task
+    if (/^changed: /.test(line) || /^fatal: /.test(line)) changes.push(`${task}: ${line.slice(0, 200)}`)
+  }
+  return { hosts, changes }
+}
+
+for (const [title, ...words] of [
+  ['a second run of the playbook changes nothing'],
+  ['the playbook with --check changes nothing', '--check'],
+]) {
+  scenario(title as string, 300, async () => {
+    const before = await primary()
+    const { hosts, changes } = await playbook(...words)
+    assert.equal(changes, [])
+    assert.is(hosts.length, 4)
+    for (const host of hosts)
+      assert.is(host.changed + host.failed + host.unreachable, 0, JSON.stringify(host))
+    assert.is(await healthy(10_000), before)
+  })
+}
+
+test.run()

@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
+import { CommandFailed, type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
 
 export const playgroundName = process.env.PGCM_TEST_PLAYGROUND ?? 'pgcm'
 export const state = `/var/lib/pgcm-playground/${playgroundName}`
@@ -80,3 +80,15 @@ export const killPostmaster = (machine: string) =>
 /** A signal to every process of PostgreSQL in a machine. */
 export const signalPostgres = (machine: string, signal: string) =>
   inside(machine, ['pkill', `-${signal}`, '-u', 'postgres', '-x', 'postgres'], { okCodes: [0, 1] })
+
+/** The failure of a command that has to fail. */
+export async function failing(command: Promise<ShResult>): Promise<CommandFailed> {
+  let result: ShResult
+  try {
+    result = await command
+  } catch (error) {
+    if (error instanceof CommandFailed) return error
+    throw error
+  }
+  throw new Error(`did not fail: ${result.stdout}${result.stderr}`)
+}

@@ -1,20 +1,17 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { type CommandFailed, sh } from '../../lib/sh.ts'
+import { sh } from '../../lib/sh.ts'
 import { healthy } from './cluster.ts'
-import { address, inside, playground, playgroundName, repository } from './machines.ts'
+import { address, failing, inside, playground, playgroundName, repository } from './machines.ts'
 import { scenario } from './scenario.ts'
 
 const command = `${repository}/bin/pgcm-playground`
 
 /** Runs the playground and expects a refusal: exit 2, one line that names the matter, and a hint. */
 async function refused(argv: string[], pattern: RegExp): Promise<void> {
-  const error = await sh(argv, { timeoutMs: 30_000 }).then(
-    ({ stdout }) => assert.unreachable(`was not refused: ${stdout}`),
-    (error: CommandFailed) => error,
-  )
-  assert.is((error as CommandFailed).code, 2, (error as CommandFailed).stderr)
-  assert.match((error as CommandFailed).stderr, pattern)
+  const error = await failing(sh(argv, { timeoutMs: 30_000 }))
+  assert.is(error.code, 2, error.stderr)
+  assert.match(error.stderr, pattern)
 }
 
 test('who is not root is refused', async () => {

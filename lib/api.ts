@@ -1,0 +1,145 @@
+import grpc from '@grpc/grpc-js'
+import { Failed } from './errors.ts'
+import { blockersKey, date, definition, type Rpc, type Timestamp } from './proto.ts'
+import type { Tls } from './tls.ts'
+
+/** An open transaction (or session) that keeps a PgBouncer from pausing. */
+export interface Blocker {
+  database: string
+  user: string
+  client: string
+  /** How long the transaction has been open, or null where nobody could say. */
+  ageMs: number | null
+  state: string
+}
+
+export interface Component {
+  name: string
+  ok: boolean
+  detail: string
+}
+
+export interface Health {
+  healthy: boolean
+  components: Component[]
+}
+
+export interface Call {
+  deadlineMs: number
+  signal?: AbortSignal | undefined
+}
+
+/** A call that failed. `code` is gRPC's; `reached` is false where the node itself gave no answer. */
+export class ApiError extends Failed {
+  readonly code: grpc.status
+  readonly peer: string
+  readonly blockers: Blocker[]
+  readonly reached: boolean
+
+  constructor(peer: string, rpc: Rpc, error: grpc.ServiceError, deadlineMs: number) {
+    const blockers = error.metadata?.get(blockersKey)[0]
+    const late = error.code === grpc.status.DEADLINE_EXCEEDED && !blockers
+    const text = late ? `no answer within ${deadlineMs} ms` : error.details || error.message
+    super(`${peer}: ${rpc}: ${text}`, undefined, { cause: error })
+    this.code = error.code
+    this.peer = peer
+    this.blockers = blockers ? JSON.parse(blockers.toString()) : []
+    this.reached = !late && error.code !== grpc.status.UNAVAILABLE && error.code !== grpc.status.CANCELLED
+  }
+}
+
+const channelOptions: grpc.ChannelOptions = {
+  'grpc.enable_retries': 0, // a repeated pause is not the same pause
+  'grpc.max_receive_message_length': 4 * 2 ** 20,
+  'grpc.initial_reconnect_backoff_ms': 100,
+  'grpc.max_reconnect_backoff_ms': 1000,
+  'grpc.use_local_subchannel_pool': 1,
+}
+
+/** The API of one node, `host:port`. Every call has a deadline; every failure is an `ApiError`. */
+export function connect(address: string, tls: Tls | null) {
+  const credentials = tls
+    ? grpc.credentials.createSsl(tls.ca, tls.key, tls.cert)
+    : grpc.credentials.createInsecure()
+  const client = new definition(address, credentials, channelOptions)
+  const name = address.replace(/:\d+$/, '')
+
+  function call<T>(rpc: Rpc, request: object, { deadlineMs, signal }: Call): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const options = { deadline: Date.now() + deadlineMs }
+      const running = client[rpc]?.(
+        request,
+        new grpc.Metadata(),
+        options,
+        (error: grpc.ServiceError | null, reply: T) => {
+          signal?.removeEventListener('abort', abort)
+          if (error) reject(new ApiError(name, rpc, error, deadlineMs))
+          else resolve(reply)
+        },
+      )
+      const abort = () => running.cancel()
+      if (signal?.aborted) abort()
+      else signal?.addEventListener('abort', abort, { once: true })
+    })
+  }
+  const at = (stamp: Timestamp | null) => date(stamp) ?? new Date()
+
+  return {
+    name,
+    address,
+
+    async healthCheck(options: Call): Promise<Health> {
+      const reply = await call<{ status: string; components: Component[] }>('health_check', {}, options)
+      return { healthy: reply.status === 'HEALTHY', components: reply.components }
+    },
+
+    /** PAUSE on that host, which resumes by itself after `expiryMs`. On time-out the pause has been undone, and the error names the blockers. */
+    async pause({ timeoutMs, expiryMs, ...options }: Call & { timeoutMs: number; expiryMs: number }) {
+      const request = { timeout_ms: timeoutMs, expiry_ms: expiryMs }
+      const reply = await call<{ created_at: Timestamp; expires_at: Timestamp }>('pause', request, options)
+      return { createdAt: at(reply.created_at), expiresAt: at(reply.expires_at) }
+    },
+
+    async resume(options: Call) {
+      return { createdAt: at((await call<{ created_at: Timestamp }>('resume', {}, options)).created_at) }
+    },
+
+    /** Asks Pacemaker to move the promoted role; returns once it is asked, not once it has moved. */
+    async migrate({
+      target = '',
+      lifetimeMs = 0,
+      ...options
+    }: Call & { target?: string; lifetimeMs?: number }) {
+      const request = { target, lifetime_ms: lifetimeMs }
+      const reply = await call<{ migrating_to: string; address: string; created_at: Timestamp }>(
+        'migrate',
+        request,
+        options,
+      )
+      return { migratingTo: reply.migrating_to, address: reply.address, createdAt: at(reply.created_at) }
+    },
+
+    async unmigrate(options: Call) {
+      return { createdAt: at((await call<{ created_at: Timestamp }>('unmigrate', {}, options)).created_at) }
+    },
+
+    async checkpoint(options: Call) {
+      return { elapsedMs: (await call<{ elapsed_ms: number }>('checkpoint', {}, options)).elapsed_ms }
+    },
+
+    /** That node's own view, as `NodeStatus` of nodestatus.ts describes it. */
+    async status(options: Call): Promise<unknown> {
+      return JSON.parse((await call<{ json: string }>('status', {}, options)).json)
+    },
+
+    /** Waits until that host's PgBouncer points at `address`, and, where PostgreSQL of that host is meant, takes writes. */
+    async routed({ address: wanted, timeoutMs, ...options }: Call & { address: string; timeoutMs: number }) {
+      const request = { address: wanted, timeout_ms: timeoutMs }
+      return { elapsedMs: (await call<{ elapsed_ms: number }>('routed', request, options)).elapsed_ms }
+    },
+
+    close: () => client.close(),
+  }
+}
+
+export type Api = ReturnType<typeof connect>

@@ -1,0 +1,45 @@
+import { readFileSync } from 'node:fs'
+import type { Config } from './config.ts'
+import { messageOf, Refused } from './errors.ts'
+
+export interface Tls {
+  ca: Buffer
+  cert: Buffer
+  key: Buffer
+}
+
+function read(file: string, option: string): Buffer {
+  try {
+    return readFileSync(file)
+  } catch (cause) {
+    throw new Refused(
+      `cannot read ${option}: ${messageOf(cause)}`,
+      'The Ansible role makes these files; on another machine copy them there and name them by the options.',
+      { cause },
+    )
+  }
+}
+
+type Files = Pick<
+  Config,
+  'tlsCaFile' | 'tlsCertFile' | 'tlsKeyFile' | 'etcdCaFile' | 'etcdCertFile' | 'etcdKeyFile' | 'insecure'
+>
+
+/** The certificates for the API, or null with `insecure`. Throws `Refused` where one cannot be read. */
+export function apiTls(config: Files): Tls | null {
+  if (config.insecure) return null
+  return {
+    ca: read(config.tlsCaFile, 'tls-ca-file'),
+    cert: read(config.tlsCertFile, 'tls-cert-file'),
+    key: read(config.tlsKeyFile, 'tls-key-file'),
+  }
+}
+
+/** The certificates for etcd: its own options, or those of the API. */
+export function etcdTls(config: Files): Tls {
+  return {
+    ca: read(config.etcdCaFile || config.tlsCaFile, 'etcd-ca-file'),
+    cert: read(config.etcdCertFile || config.tlsCertFile, 'etcd-cert-file'),
+    key: read(config.etcdKeyFile || config.tlsKeyFile, 'etcd-key-file'),
+  }
+}

@@ -2,6 +2,8 @@ import { fileURLToPath } from 'node:url'
 import grpc from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 
+grpc.setLogVerbosity(grpc.logVerbosity.NONE) // its own lines would stand between ours; errors reach us as errors
+
 /** The service of `failover.proto`; messages keep its field names, 64-bit numbers are JavaScript numbers. */
 export const definition = (() => {
   const file = fileURLToPath(new URL('./failover.proto', import.meta.url))

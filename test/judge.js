@@ -46,10 +46,11 @@ export function shellFiles(root) {
   })
 }
 
-/** What a destroyed playground must not leave: directory, mounts, processes. Bridges are asked for by its range. */
+/** What a destroyed playground must not leave: directory, mounts, processes, bridge. */
 export function leftBehind(name) {
   const dir = `/var/lib/pgcm-playground/${name}`
   const left = []
+  if (existsSync(`/sys/class/net/pgcm-${name}`)) left.push(`bridge pgcm-${name}`)
   if (existsSync(dir)) left.push(`directory ${dir}`)
   for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n')) {
     if (line.includes(`${dir}/`) || line.includes(`${dir} `)) left.push(`mount ${line.split(' ')[4]}`)

@@ -4,10 +4,10 @@ import pg from 'pg'
 import { until } from '../../lib/wait.ts'
 import {
   address,
-  addresses,
   bouncers,
   inside,
   isOn,
+  machines,
   nodes,
   playground,
   psql,
@@ -228,8 +228,7 @@ const runsWell = async (machine: string) => {
 export async function cure(timeoutMs = 180_000): Promise<string> {
   if ((await complaints().catch(() => ['?'])).length === 0) return healthy(5_000)
   await playground('heal')
-  for (const machine of Object.keys(addresses()).filter((machine) => !isOn(machine)))
-    await playground('start', [machine])
+  for (const machine of machines().filter((machine) => !isOn(machine))) await playground('start', [machine])
   for (const machine of nodes) await signalPostgres(machine, 'CONT')
   const deadline = Date.now() + timeoutMs
   await primaryWithin(60_000).catch(() =>

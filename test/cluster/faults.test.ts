@@ -4,7 +4,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
 import { complaints, cure, primary, primaryWithin, standby } from './cluster.ts'
-import { cut, muzzleFencing } from './faults.ts'
+import { muzzleFencing } from './faults.ts'
 import {
   bouncers,
   inside,
@@ -133,11 +133,7 @@ scenario('corosync alone is cut, PostgreSQL is not, and fencing fails: never two
   const restore = await muzzleFencing()
   try {
     const report = await underLoad(async (load) => {
-      const mend = await cut(
-        old,
-        nodes.filter((node) => node !== old),
-        'udp',
-      )
+      await playground('partition', [old, '--only', '5405/udp'])
       await until(
         'somebody else is primary, or the deadline has passed',
         { timeoutMs: 30_000, everyMs: 500 },
@@ -146,7 +142,7 @@ scenario('corosync alone is cut, PostgreSQL is not, and fencing fails: never two
           return name && name !== old
         },
       ).catch(() => {})
-      await mend()
+      await playground('heal')
       await restore()
       await cure()
       assert.ok(await load.commitAfter(10_000))
@@ -162,11 +158,11 @@ scenario('corosync alone is cut, PostgreSQL is not, and fencing fails: never two
 scenario('the primary is cut off from the sync standby only: commits go on within 15 s', 180, async () => {
   const old = (await primary()) as string
   await underLoad(async (load) => {
-    const mend = await cut(old, [await standby('HS:sync')])
+    await playground('partition', [old, '--from', await standby('HS:sync')])
     const since = load.now()
     assert.ok(await load.commitAfter(15_000, since + 1_000))
     note(`cut off from the sync standby: gap ${ms(load.figures(since - 100).longestGapMs)}`)
-    await mend()
+    await playground('heal')
     await cure()
   })
 })

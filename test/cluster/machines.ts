@@ -1,53 +1,33 @@
 /** The playground's machines, as the tests reach them: from the host, without a shell between, in a few milliseconds. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { addressOf, dirOf, type Node, type Playground, readState } from '../../lib/playground-layout.ts'
+import { init as runningInit } from '../../lib/playground-machines.ts'
 import { CommandFailed, type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
 
 export const playgroundName = process.env.PGCM_TEST_PLAYGROUND ?? 'pgcm'
-export const state = `/var/lib/pgcm-playground/${playgroundName}`
+export const state = dirOf(playgroundName)
 export const repository = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
 export const nodes = ['pg01', 'pg02', 'pg03']
 export const bouncers = [...nodes, 'app01']
 
-/** name -> address, from the playground's inventory. */
-export function addresses(): Record<string, string> {
-  const inventory = readFileSync(`${state}/inventory/hosts.yml`, 'utf8')
-  const found: Record<string, string> = {}
-  let host = ''
-  for (const line of inventory.split('\n')) {
-    host = /^\s+((?:pg|app)\d+):/.exec(line)?.[1] ?? host
-    const address = /ansible_host:\s*["']?([0-9a-f.:]+)/.exec(line)?.[1]
-    if (address) found[host] = address
-  }
+const ground = (): Playground => {
+  const found = readState(playgroundName)
+  if (!found) throw new Error(`there is no playground ${playgroundName}`)
   return found
 }
 
-export const address = (machine: string): string => {
-  const found = addresses()[machine]
-  if (!found) throw new Error(`${machine} is not in ${state}/inventory/hosts.yml`)
-  return found
-}
+export const machines = (): string[] => ground().nodes
+
+export const address = (machine: string): string => addressOf(ground(), machine as Node)
 
 export const secret = (name: string): string =>
   readFileSync(`${state}/inventory/secrets/${name}.password`, 'utf8').trim()
 
-/** The pid of a machine's init, or undefined while it is off: the child of its systemd-nspawn. */
-export function init(machine: string): number | undefined {
-  for (const pid of readdirSync('/proc')) {
-    if (!/^\d+$/.test(pid)) continue
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
-      if (!argv[0]?.endsWith('systemd-nspawn')) continue
-      if (!argv.some((word) => word.includes(`${state}/`) && word.split('/').includes(machine))) continue
-      const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')
-      if (child && readlinkSync(`/proc/${child}/ns/pid`) !== readlinkSync('/proc/self/ns/pid'))
-        return Number(child)
-    } catch {} // it ended while we looked
-  }
-  return undefined
-}
+/** The host's pid of a machine's init, or undefined while it is off. */
+export const init = (machine: string): number | undefined => runningInit(ground(), machine as Node)?.pid
 
 export const isOn = (machine: string): boolean => init(machine) !== undefined
 

@@ -1,0 +1,280 @@
+import { noop } from 'cockatiel'
+import {
+  Etcd3,
+  type IDuplexStream,
+  type IKeyValue,
+  type IRequestOp,
+  type ITxnRequest,
+  type ITxnResponse,
+  type IWatchRequest,
+  type IWatchResponse,
+} from 'etcd3'
+import type { Config } from './config.ts'
+import { Failed, messageOf, Refused } from './errors.ts'
+import { log } from './log.ts'
+import { etcdTls } from './tls.ts'
+import { sleep } from './wait.ts'
+
+/** No member gave an answer. */
+export class EtcdDown extends Failed {}
+
+/** What a key holds, and the revision at which it was last written (etcd's mod_revision). */
+export interface Value {
+  value: string
+  revision: string
+}
+
+interface Member {
+  name: string
+  /** For requests, and for streams: a failed request closes the channels of its client. */
+  client: Etcd3
+  streams: Etcd3
+}
+
+/** A slow member gets company after this long; the first answer counts. */
+const HEDGE_MS = 300
+
+type Settings = Pick<
+  Config,
+  | 'etcdEndpoints'
+  | 'etcdNamespace'
+  | 'etcdTimeout'
+  | 'etcdKeepAliveTime'
+  | 'etcdKeepAliveTimeout'
+  | 'etcdCaFile'
+  | 'etcdCertFile'
+  | 'etcdKeyFile'
+  | 'tlsCaFile'
+  | 'tlsCertFile'
+  | 'tlsKeyFile'
+  | 'insecure'
+>
+
+function membersOf(config: Settings): Member[] {
+  if (config.etcdEndpoints.length === 0) throw new Refused('etcd-endpoints names no member')
+  for (const url of config.etcdEndpoints) {
+    if (!/^https?:\/\/[^/\s]+:\d+$/.test(url))
+      throw new Refused(`etcd-endpoints: ${url} is not http(s)://host:port`)
+  }
+  const secure = config.etcdEndpoints.some((url) => url.startsWith('https:'))
+  const tls = secure ? etcdTls(config) : null
+  const policy = noop as never
+  const client = (url: string) =>
+    new Etcd3({
+      hosts: [url],
+      ...(tls &&
+        url.startsWith('https:') && {
+          credentials: { rootCertificate: tls.ca, privateKey: tls.key, certChain: tls.cert },
+        }),
+      // Retries and the choice of a member are ours (`ask`): etcd3 picks at random, and again the one that hangs.
+      faultHandling: { host: () => policy, global: policy },
+      grpcOptions: {
+        'grpc.keepalive_time_ms': config.etcdKeepAliveTime,
+        'grpc.keepalive_timeout_ms': config.etcdKeepAliveTimeout,
+        'grpc.keepalive_permit_without_calls': 1,
+        'grpc.initial_reconnect_backoff_ms': 100,
+        'grpc.max_reconnect_backoff_ms': 1000,
+      },
+      defaultCallOptions: ({ isStream }) => (isStream ? {} : { deadline: Date.now() + config.etcdTimeout }),
+    })
+  return config.etcdEndpoints.map((url) => ({
+    name: url.replace(/^https?:\/\//, ''),
+    client: client(url),
+    streams: client(url),
+  }))
+}
+
+/** A client of every member. Nothing is connected before the first request. */
+export function connect(config: Settings) {
+  const members = membersOf(config)
+  const full = (key: string) => Buffer.from(config.etcdNamespace + key)
+  let preferred = 0
+
+  /**
+   * Runs a request on one member, and on the next ones when it fails or is slow. So a request may be carried out
+   * twice: only what is guarded by a comparison may be written through this.
+   */
+  async function ask<T>(request: (client: Etcd3) => Promise<T>): Promise<T> {
+    const order = members.map((_, i) => (preferred + i) % members.length)
+    const errors: string[] = []
+    return new Promise<T>((resolve, reject) => {
+      let settled = false
+      let next = 0
+      let timer: NodeJS.Timeout | undefined
+      const more = () => {
+        clearTimeout(timer)
+        const index = order[next++]
+        const member = index === undefined ? undefined : members[index]
+        if (settled || !member) return
+        timer = setTimeout(more, HEDGE_MS)
+        request(member.client).then(
+          (value) => {
+            if (settled) return
+            settled = true
+            clearTimeout(timer)
+            preferred = index ?? 0
+            resolve(value)
+          },
+          (error) => {
+            errors.push(`${member.name}: ${messageOf(error)}`)
+            if (errors.length < members.length) return more()
+            settled = true
+            clearTimeout(timer)
+            reject(new EtcdDown(`etcd does not answer: ${errors.join('; ')}`, undefined, { cause: error }))
+          },
+        )
+      }
+      more()
+    })
+  }
+
+  const found = (kv: IKeyValue | undefined): Value | null =>
+    kv ? { value: kv.value.toString(), revision: kv.mod_revision } : null
+
+  const txn = (request: ITxnRequest): Promise<ITxnResponse> => ask((client) => client.kv.txn(request))
+
+  /** The keys at one moment, linearizable; null for those that are not there. */
+  async function read<K extends string>(keys: readonly K[]): Promise<Record<K, Value | null>> {
+    const success: IRequestOp[] = keys.map((key) => ({ request_range: { key: full(key) } }))
+    const { responses } = await txn({ success })
+    return Object.fromEntries(
+      keys.map((key, i) => [key, found(responses[i]?.response_range.kvs[0])]),
+    ) as Record<K, Value | null>
+  }
+
+  return {
+    members,
+    full,
+    ask,
+    txn,
+    read,
+
+    async get(key: string): Promise<Value | null> {
+      return (await read([key]))[key] ?? null
+    },
+
+    /** Every key that begins with `prefix`, without namespace and prefix. */
+    async list(prefix: string): Promise<Map<string, Value>> {
+      const key = full(prefix)
+      const range_end = Buffer.from(key)
+      range_end[range_end.length - 1] = (range_end.at(-1) ?? 0) + 1
+      const { kvs } = await ask((client) => client.kv.range({ key, range_end }))
+      return new Map(kvs.map((kv) => [kv.key.toString().slice(key.length), found(kv) as Value]))
+    },
+
+    /** Writes `puts` if each of `keys` is still as `seen`. False: somebody was faster, or our own answer got lost. */
+    async replace(seen: Record<string, Value | null>, puts: Record<string, string>): Promise<boolean> {
+      const compare = Object.entries(seen).map(([key, value]) => ({
+        key: full(key),
+        target: 'Mod' as const,
+        result: 'Equal' as const,
+        mod_revision: value?.revision ?? 0,
+      }))
+      const success = Object.entries(puts).map(([key, value]) => ({
+        request_put: { key: full(key), value: Buffer.from(value) },
+      }))
+      return (await txn({ compare, success })).succeeded
+    },
+
+    /**
+     * Calls `change` with the keys as they are, at once and after every change, until `signal` aborts.
+     * The watch is only a hint to look; what counts is a linearizable read, made every `pollMs` in any case.
+     * `change` is awaited; an error of it ends the following.
+     */
+    async follow<K extends string>(
+      keys: readonly K[],
+      { pollMs, retryMs, signal }: { pollMs: number; retryMs: number; signal: AbortSignal },
+      change: (values: Record<K, Value | null>) => void | Promise<void>,
+    ): Promise<void> {
+      let hints = 0
+      let hintsAtRead = 0
+      let wake = new AbortController()
+      const hint = () => {
+        hints += 1
+        wake.abort()
+      }
+      const stop = () => wake.abort()
+      signal.addEventListener('abort', stop)
+      const watch = watcher(members, keys.map(full), hint, signal)
+      let last: string | undefined
+      while (!signal.aborted) {
+        const hintsBefore = hintsAtRead
+        hintsAtRead = hints
+        wake = new AbortController()
+        let pause = pollMs
+        try {
+          const values = await read(keys)
+          log.cleared('etcd.read')
+          const text = JSON.stringify(values)
+          if (text !== last) {
+            // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
+            if (last !== undefined) setTimeout(() => hints === hintsBefore && watch.rotate(), 250)
+            last = text
+            await change(values)
+          }
+        } catch (error) {
+          if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
+          else throw error
+          pause = retryMs
+        }
+        if (hints === hintsAtRead) await sleep(pause, wake.signal)
+      }
+      signal.removeEventListener('abort', stop)
+      watch.close()
+    },
+
+    close(): void {
+      for (const { client, streams } of members) {
+        client.close()
+        streams.close()
+      }
+    },
+  }
+}
+
+export type Etcd = ReturnType<typeof connect>
+
+/** One watch stream on one member at a time. `hint` is called for whatever comes out of it. */
+function watcher(members: Member[], keys: Buffer[], hint: () => void, signal: AbortSignal) {
+  let current: IDuplexStream<IWatchRequest, IWatchResponse> | undefined
+  let index = 0
+  let failures = 0
+
+  function open(): void {
+    const member = members[index % members.length]
+    if (signal.aborted || !member) return
+    const over = (error?: unknown) => {
+      if (signal.aborted || gone) return
+      gone = true
+      stream?.cancel()
+      index += 1
+      failures += 1
+      log.debug('etcd.watch', { member: member.name, error })
+      if (failures > members.length) log.trouble('etcd.watch', { member: member.name, error })
+      sleep(Math.min(200 * failures, 2000), signal).then(open)
+    }
+    let gone = false
+    let stream: typeof current
+    member.streams.watchClient.watch().then((opened) => {
+      stream = opened
+      current = opened
+      opened.on('data', (response) => {
+        if (response.canceled) return over(new Error(`watch cancelled by ${member.name}`))
+        failures = 0
+        log.cleared('etcd.watch')
+        hint()
+      })
+      opened.on('error', over)
+      opened.on('end', () => over(new Error('the stream ended')))
+      for (const key of keys) opened.write({ create_request: { key } })
+    }, over)
+  }
+  open()
+  return {
+    rotate: () =>
+      (current as { destroy?: (error: Error) => void } | undefined)?.destroy?.(
+        new Error('it missed a change'),
+      ),
+    close: () => current?.cancel(),
+  }
+}

@@ -1,0 +1,89 @@
+import { Failed, messageOf } from './errors.ts'
+import type { Etcd } from './etcd.ts'
+import { log } from './log.ts'
+import { now, sleep, within } from './wait.ts'
+
+const RENEWAL_MS = 1500
+
+/** A lease of etcd; all keys written with it go when it ends. */
+export async function grant(etcd: Etcd, ttlMs: number): Promise<string> {
+  const { ID } = await etcd.ask((client) => client.leaseClient.leaseGrant({ TTL: Math.ceil(ttlMs / 1000) }))
+  return ID
+}
+
+/** Ends a lease. Not being able to is no error: it ends by itself. */
+export async function revoke(etcd: Etcd, id: string): Promise<void> {
+  const ended = etcd.ask((client) => client.leaseClient.leaseRevoke({ ID: id }))
+  await within(2000, 'revoking the lease', ended).catch((error) => log.debug('etcd.revoke', { error }))
+}
+
+/** Renews through every member at once: one that hangs must not cost the lease. False when etcd knows no such lease. */
+export async function renew(etcd: Etcd, id: string): Promise<boolean> {
+  const one = async (member: Etcd['members'][number]): Promise<boolean> => {
+    const stream = await member.streams.leaseClient.leaseKeepAlive({ deadline: Date.now() + RENEWAL_MS })
+    return new Promise((resolve, reject) => {
+      stream.on('error', reject)
+      stream.on('end', () => reject(new Failed('the stream ended')))
+      stream.on('data', ({ TTL }) => {
+        resolve(Number(TTL) > 0)
+        stream.cancel()
+      })
+      stream.write({ ID: id })
+    })
+  }
+  try {
+    return await Promise.any(etcd.members.map(one))
+  } catch (error) {
+    throw new Failed(`the lease could not be renewed: ${messageOf(error)}`, undefined, { cause: error })
+  }
+}
+
+/**
+ * Renews a lease until `signal` aborts or it is lost; then calls `lost` with the reason. It counts as lost `marginMs` before etcd
+ * would let it go, by the monotonic clock from before the last renewal that was answered.
+ */
+export async function keep(
+  etcd: Etcd,
+  id: string,
+  { ttlMs, marginMs, signal }: { ttlMs: number; marginMs: number; signal: AbortSignal },
+  lost: (reason: string) => void,
+): Promise<void> {
+  let renewed = now()
+  while (!signal.aborted) {
+    await sleep(ttlMs / 5, signal)
+    if (signal.aborted) return
+    const asked = now()
+    try {
+      if (!(await renew(etcd, id))) return lost('etcd knows the lease no more')
+      renewed = asked
+    } catch (error) {
+      log.debug('etcd.renew', { error })
+      if (now() - renewed > ttlMs - marginMs - ttlMs / 5) return lost(messageOf(error))
+    }
+  }
+}
+
+/** Keeps `key` in etcd as long as this process lives (and `ttlMs` longer), until `signal` aborts. */
+export async function register(
+  etcd: Etcd,
+  key: string,
+  value: string,
+  { ttlMs, retryMs, signal }: { ttlMs: number; retryMs: number; signal: AbortSignal },
+): Promise<void> {
+  while (!signal.aborted) {
+    let lease: string | undefined
+    try {
+      lease = await grant(etcd, ttlMs)
+      const put = { key: etcd.full(key), value: Buffer.from(value), lease }
+      await etcd.txn({ success: [{ request_put: put }] })
+      log.cleared('etcd.register')
+      await keep(etcd, lease, { ttlMs, marginMs: 0, signal }, (error) =>
+        log.debug('etcd.register', { error }),
+      )
+    } catch (error) {
+      log.trouble('etcd.register', { key, error })
+      await sleep(retryMs, signal)
+    }
+    if (lease && signal.aborted) await revoke(etcd, lease)
+  }
+}

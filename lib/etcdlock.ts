@@ -1,0 +1,101 @@
+import { Failed } from './errors.ts'
+import type { Etcd } from './etcd.ts'
+import { grant, keep, revoke } from './etcdlease.ts'
+import { log } from './log.ts'
+import { now, sleep } from './wait.ts'
+
+/** Somebody else has the lock. */
+export class LockHeld extends Failed {
+  readonly holder: Record<string, unknown>
+
+  constructor(holder: Record<string, unknown>) {
+    const who = Object.entries(holder).map(([key, value]) => `${key} ${value}`)
+    super(`another failover holds the lock: ${who.join(', ') || 'it does not say who'}`)
+    this.holder = holder
+  }
+}
+
+export interface Lock {
+  /** Aborts as soon as the lock can no longer be relied on. */
+  lost: AbortSignal
+  /** Asks etcd whether the lock is still ours; throws `Failed` if not. To be called right before each dangerous step. */
+  check(): Promise<void>
+  release(): Promise<void>
+}
+
+export interface LockOptions {
+  /** The lease; at least 15 s, since a stalled etcd leader may take some seconds to be replaced. */
+  ttlMs: number
+  waitMs: number
+  signal?: AbortSignal | undefined
+}
+
+function parse(text: string): Record<string, unknown> {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return { value: text }
+  }
+}
+
+/** Takes the lock at `key`, for `owner` (shown to those who find it taken). Throws `LockHeld` after `waitMs`. */
+export async function lock(
+  etcd: Etcd,
+  key: string,
+  owner: Record<string, unknown>,
+  { ttlMs, waitMs, signal }: LockOptions,
+): Promise<Lock> {
+  const start = now()
+  const lease = await grant(etcd, ttlMs)
+  const full = etcd.full(key)
+  const free = { key: full, target: 'Create' as const, result: 'Equal' as const, create_revision: 0 }
+  const put = { key: full, value: Buffer.from(JSON.stringify(owner)), lease }
+  let created: string | undefined
+  try {
+    for (;;) {
+      const look = { request_range: { key: full } }
+      const reply = await etcd.txn({
+        compare: [free],
+        success: [{ request_put: put }, look],
+        failure: [look],
+      })
+      const holder = reply.responses.at(-1)?.response_range.kvs[0]
+      // Where the answer to our own put got lost, the repetition finds the lock taken: by us.
+      if (holder?.lease === lease) {
+        created = holder.create_revision
+        break
+      }
+      if (now() - start > waitMs) throw new LockHeld(parse(holder?.value.toString() ?? '{}'))
+      await sleep(200, signal)
+      if (signal?.aborted) throw new Failed('stopped while waiting for the lock')
+    }
+  } catch (error) {
+    await revoke(etcd, lease)
+    throw error
+  }
+
+  const lost = new AbortController()
+  const end = new AbortController()
+  const lose = (reason: string) => {
+    if (lost.signal.aborted || end.signal.aborted) return
+    log.error('lock.lost', { reason })
+    lost.abort(new Failed(`the failover lock is lost: ${reason}`))
+  }
+  keep(etcd, lease, { ttlMs, marginMs: 3000, signal: end.signal }, lose).catch((error) => lose(String(error)))
+  const ours = { key: full, target: 'Create' as const, result: 'Equal' as const, create_revision: created }
+  return {
+    lost: lost.signal,
+
+    async check() {
+      if (!lost.signal.aborted && !(await etcd.txn({ compare: [ours] })).succeeded)
+        lose('etcd says that it is not ours')
+      if (lost.signal.aborted) throw lost.signal.reason
+    },
+
+    async release() {
+      end.abort()
+      await etcd.txn({ compare: [ours], success: [{ request_delete_range: { key: full } }] })
+      await revoke(etcd, lease)
+    },
+  }
+}

@@ -1,0 +1,100 @@
+import type { Config } from './config.ts'
+import { Failed } from './errors.ts'
+import type { Etcd, Value } from './etcd.ts'
+
+/** One node as the readers of etcd see it. */
+export interface PublishedNode {
+  name: string
+  address: string | null
+  online: boolean
+  role: string
+  status: string | null
+  dataStatus: string | null
+  score: number | null
+}
+
+/** What stands at `<namespace>/cluster`. */
+export interface Cluster {
+  epoch: number
+  /** The primary, or null while there is none. */
+  primary: string | null
+  /** The last primary of this epoch; an epoch never has two. */
+  last: string | null
+  nodes: PublishedNode[]
+  updatedAt: string
+}
+
+/** The keys below the namespace. */
+export const keysOf = (config: Pick<Config, 'etcdPostgresMasterKey'>) => ({
+  primary: config.etcdPostgresMasterKey,
+  cluster: '/cluster',
+  lock: '/lock',
+  proxies: '/proxies/',
+})
+
+export type Decision =
+  | { write: { cluster: string | null; primary: string | null } }
+  | { keep: true }
+  | { refuse: string }
+
+/** The cluster as etcd has it; null for what is not there or is no such JSON. */
+export function parseCluster(value: Value | null): Cluster | null {
+  try {
+    const cluster = JSON.parse(value?.value ?? '')
+    return Number.isInteger(cluster?.epoch) && Array.isArray(cluster?.nodes) ? cluster : null
+  } catch {
+    return null
+  }
+}
+
+const sameView = (a: Cluster, b: Cluster) =>
+  JSON.stringify({ ...a, updatedAt: '' }) === JSON.stringify({ ...b, updatedAt: '' })
+
+/**
+ * What to write so that etcd says `seen`. It never goes back: not to an older epoch, and within one epoch not to
+ * another primary. Without a primary the old address stays where it is.
+ */
+export function decide(current: { cluster: Value | null; primary: Value | null }, seen: Cluster): Decision {
+  const published = parseCluster(current.cluster)
+  if (published && seen.epoch < published.epoch) {
+    return { refuse: `etcd has epoch ${published.epoch}, this node sees ${seen.epoch}` }
+  }
+  const last = published && published.epoch === seen.epoch ? published.last : null
+  // Epoch 0 is that of a cluster that has not promoted anyone yet under this agent: nothing to compare.
+  if (seen.epoch > 0 && seen.primary && last && last !== seen.primary) {
+    return {
+      refuse: `epoch ${seen.epoch} is ${last}'s in etcd, this node sees ${seen.primary} as its primary`,
+    }
+  }
+  const wanted = { ...seen, last: seen.primary ?? last }
+  const address = seen.nodes.find((node) => node.name === seen.primary)?.address ?? null
+  const cluster = published && sameView(published, wanted) ? null : JSON.stringify(wanted)
+  const primary = address && address !== current.primary?.value ? address : null
+  return cluster || primary ? { write: { cluster, primary } } : { keep: true }
+}
+
+/** Makes etcd say `seen`. Gives what was written, or null where nothing had to be; throws `Failed` where it must not be. */
+export async function publish(
+  etcd: Etcd,
+  keys: { primary: string; cluster: string },
+  seen: Cluster,
+): Promise<{ cluster: string | null; primary: string | null } | null> {
+  for (let attempt = 0; attempt < 5; attempt++) {
+    const values = await etcd.read([keys.cluster, keys.primary])
+    const cluster = values[keys.cluster] ?? null
+    const primary = values[keys.primary] ?? null
+    const decision = decide({ cluster, primary }, seen)
+    if ('keep' in decision) return null
+    if ('refuse' in decision) {
+      const hint = 'If this cluster was made anew, delete its keys in etcd.'
+      throw new Failed(`not published: ${decision.refuse}`, hint)
+    }
+    const { write } = decision
+    const puts = {
+      ...(write.cluster && { [keys.cluster]: write.cluster }),
+      ...(write.primary && { [keys.primary]: write.primary }),
+    }
+    if (await etcd.replace({ [keys.cluster]: cluster, [keys.primary]: primary }, puts)) return write
+  }
+  throw new Failed('not published: others write the same keys all the time')
+}

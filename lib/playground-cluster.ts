@@ -1,0 +1,181 @@
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { XMLParser } from 'fast-xml-parser'
+import { Failed } from './errors.ts'
+import type { Node, Playground } from './playground-layout.ts'
+import * as layout from './playground-layout.ts'
+import { follow, say } from './playground-progress.ts'
+import { sh } from './sh.ts'
+import { now, since, until } from './wait.ts'
+
+const repo = fileURLToPath(new URL('..', import.meta.url))
+const ingredients = ['ansible', 'bin', 'lib', 'templates', 'package.json', 'package-lock.json']
+
+function filesUnder(path: string): string[] {
+  if (!existsSync(path)) return []
+  const entries = readdirSync(path, { withFileTypes: true, recursive: false })
+  return entries.flatMap((entry) => {
+    const file = join(path, entry.name)
+    return entry.isDirectory() ? filesUnder(file) : entry.isFile() ? [file] : []
+  })
+}
+
+/** What the machines are made from, as a hash: the same hash needs no second playbook run. */
+export function hashOf(ground: Pick<Playground, 'release' | 'nodes' | 'subnet'>, root = repo): string {
+  const hash = createHash('sha256').update(JSON.stringify([ground.release, ground.nodes, ground.subnet]))
+  const isDir = (path: string) => !/\.json$/.test(path)
+  for (const ingredient of ingredients) {
+    const path = join(root, ingredient)
+    for (const file of isDir(ingredient) ? filesUnder(path).sort() : [path].filter(existsSync)) {
+      hash
+        .update(`${relative(root, file)}\0`)
+        .update(readFileSync(file))
+        .update('\0')
+    }
+  }
+  return hash.digest('hex').slice(0, 16)
+}
+
+/** The keys and the inventory: what is needed to reach the machines from here. */
+export async function writeAccess(ground: Playground): Promise<void> {
+  const key = join(ground.dir, 'ssh_key')
+  if (!existsSync(key)) {
+    await sh([
+      'ssh-keygen',
+      '-q',
+      '-t',
+      'ed25519',
+      '-N',
+      '',
+      '-C',
+      `pgcm-playground ${ground.name}`,
+      '-f',
+      key,
+    ])
+  }
+  const hostKey = readFileSync(join(ground.image, 'etc/ssh/ssh_host_ed25519_key.pub'), 'utf8')
+  const [type, value] = hostKey.split(' ')
+  const everyone = (Object.keys(layout.hosts) as Node[]).map((node) => layout.addressOf(ground, node))
+  writeFileSync(join(ground.dir, 'known_hosts'), `${everyone.join(',')} ${type} ${value}\n`)
+  mkdirSync(join(ground.dir, 'inventory'), { recursive: true, mode: 0o700 })
+  writeFileSync(join(ground.dir, 'inventory', 'hosts.yml'), layout.inventory(ground))
+}
+
+/** The line of Ansible's output worth showing. */
+export function progressOf(line: string): string | undefined {
+  const play = line.match(/^PLAY \[(.*)\]/)?.[1]
+  if (play) return play
+  const task = line.match(/^(?:TASK|RUNNING HANDLER) \[(.*)\]/)?.[1]
+  if (task) return `  ${task}`
+  return /^(fatal|failed): /.test(line) ? line.slice(0, 400) : undefined
+}
+
+/** Runs the playbook that also rolls out production. */
+export async function provision(ground: Playground, signal?: AbortSignal): Promise<void> {
+  const home = join(ground.dir, 'ansible')
+  const controls = join(home, 'cp')
+  mkdirSync(controls, { recursive: true, mode: 0o700 })
+  const start = now()
+  try {
+    await follow(['ansible-playbook', '-i', join(ground.dir, 'inventory', 'hosts.yml'), 'site.yml'], {
+      what: 'ansible-playbook',
+      cwd: join(repo, 'ansible'),
+      logFile: join(ground.dir, 'ansible.log'),
+      timeoutMs: 1_200_000,
+      ...(signal && { signal }),
+      env: {
+        ...process.env,
+        LC_ALL: 'C.UTF-8',
+        ANSIBLE_CONFIG: join(repo, 'ansible', 'ansible.cfg'),
+        // All that Ansible leaves on this machine goes with the playground.
+        ANSIBLE_HOME: home,
+        ANSIBLE_LOCAL_TEMP: join(home, 'tmp'),
+        ANSIBLE_SSH_CONTROL_PATH_DIR: controls,
+        ANSIBLE_NOCOLOR: '1',
+        ANSIBLE_NOCOWS: '1',
+      },
+      show: progressOf,
+    })
+  } finally {
+    await closeConnections(ground)
+  }
+  say(`ansible is done (${Math.round(since(start) / 1000)} s)`)
+}
+
+/** Ends the connections that Ansible keeps open for its next run. */
+export async function closeConnections(ground: Playground): Promise<void> {
+  const controls = join(ground.dir, 'ansible', 'cp')
+  if (!existsSync(controls)) return
+  for (const name of readdirSync(controls)) {
+    const control = `ControlPath=${join(controls, name)}`
+    await sh(['ssh', '-o', control, '-O', 'exit', 'any'], { okCodes: [0, 255], timeoutMs: 5000 })
+  }
+}
+
+/** Runs a command on a node. The words go through the node's shell, as ssh has it. */
+export const on = (ground: Playground, node: Node, command: string, timeoutMs = 15_000, okCodes = [0]) =>
+  sh([...layout.sshTo(ground, node), command], { timeoutMs, okCodes })
+
+/** Postgresql-status of each node in the XML of crm_mon. */
+export function statuses(xml: string): Map<string, string> {
+  const lists = ['node', 'attribute']
+  const parser = new XMLParser({
+    ignoreAttributes: false,
+    attributeNamePrefix: '',
+    isArray: (name) => lists.includes(name),
+  })
+  const root = parser.parse(xml)
+  const nodes: { name: string; attribute?: { name: string; value: string }[] }[] =
+    Object.values<any>(root)
+      .map((top) => top?.node_attributes?.node)
+      .find(Boolean) ?? []
+  return new Map(
+    nodes.flatMap(({ name, attribute }) => {
+      const status = attribute?.find((each) => each.name === 'Postgresql-status')?.value
+      return status ? [[name, status] as const] : []
+    }),
+  )
+}
+
+/** Whether a primary, a sync and a potential standby are there. */
+export function isHealthy(found: Map<string, string>): boolean {
+  const sorted = [...found.values()].sort().join(' ')
+  return sorted === 'HS:potential HS:sync PRI'
+}
+
+/** Waits for a healthy cluster; gives who is what. */
+export async function settled(ground: Playground, timeoutMs: number, signal?: AbortSignal) {
+  let found = new Map<string, string>()
+  let said = ''
+  const look = async () => {
+    // Each node in turn: the first may be the one that is not well.
+    for (const node of ground.nodes.filter((each) => each.startsWith('pg'))) {
+      try {
+        found = statuses((await on(ground, node, 'crm_mon -1 -A --output-as=xml', 8000)).stdout)
+      } catch {
+        continue
+      }
+      const text = [...found].map(([name, status]) => `${name} ${status}`).join(', ')
+      if (text !== said) say(text || 'pacemaker runs, nobody has a role yet')
+      said = text
+      return isHealthy(found)
+    }
+    return false
+  }
+  try {
+    await until('the cluster is healthy', { timeoutMs, everyMs: 500, ...(signal && { signal }) }, look)
+  } catch (cause) {
+    if (signal?.aborted) throw cause
+    const stopped = [...found].find(([, status]) => status === 'STOP')?.[0]
+    throw new Failed(
+      `no primary with a sync and a potential standby within ${timeoutMs / 1000} s: ${said || 'no node answers'}`,
+      stopped && [...found.values()].includes('PRI')
+        ? `If ${stopped} was primary before: pgcm-playground ssh ${stopped} pgcm-rejoin`
+        : 'Look at: pgcm-playground ssh pg01 crm_mon -Afr1',
+      { cause },
+    )
+  }
+  return found
+}

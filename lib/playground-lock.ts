@@ -1,0 +1,39 @@
+import { spawnSync } from 'node:child_process'
+import { closeSync, fstatSync, openSync, rmSync, statSync } from 'node:fs'
+import { Failed, Refused } from './errors.ts'
+
+export interface Lock {
+  /** Lets go. The file goes too, unless `keep`. */
+  release(): void
+}
+
+/**
+ * Takes the lock `name`, kept by the kernel, so that it ends with this process whatever becomes of it.
+ * `waitS` is how long to wait for somebody else (0: not at all); then `busy` is the refusal's message.
+ */
+export function lock(name: string, busy: string, waitS = 0, dir = '/run'): Lock {
+  const file = `${dir}/pgcm-playground.${name}.lock`
+  for (;;) {
+    const fd = openSync(file, 'a', 0o600)
+    // flock(1) locks the open file that it inherits, which is ours: the lock stays when flock has ended.
+    const wait = waitS > 0 ? ['-w', String(waitS)] : ['-n']
+    const { status, error } = spawnSync('flock', [...wait, '3'], {
+      stdio: ['ignore', 'ignore', 'ignore', fd],
+    })
+    if (status !== 0) {
+      closeSync(fd)
+      if (error) throw new Failed(`cannot lock ${file}: ${error.message}`)
+      throw new Refused(busy, 'Wait until it is done.')
+    }
+    // The holder before us may have removed the file while we waited for it.
+    if (statSync(file, { throwIfNoEntry: false })?.ino === fstatSync(fd).ino) {
+      return {
+        release() {
+          rmSync(file, { force: true })
+          closeSync(fd)
+        },
+      }
+    }
+    closeSync(fd)
+  }
+}

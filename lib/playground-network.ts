@@ -1,0 +1,170 @@
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { networkInterfaces } from 'node:os'
+import { join } from 'node:path'
+import { Refused } from './errors.ts'
+import { addressOf, bridgeOf, machineDir, type Node, type Playground } from './playground-layout.ts'
+import type { Process } from './playground-process.ts'
+import { sh } from './sh.ts'
+
+/** One cable cut: everything, or only some ports, to and from one other machine or all of them. */
+export interface Cut {
+  /** Absent: every other machine. */
+  from?: Node
+  /** Such as `5405/udp`. Absent: everything. */
+  only?: string[]
+}
+
+/** `--only 5405/udp,2379/tcp` as a list. */
+export function ports(text: string): string[] {
+  return text.split(',').map((port) => {
+    const [, number, protocol] = port.match(/^(\d{1,5})\/(tcp|udp)$/) ?? []
+    if (number && protocol && Number(number) <= 65535) return port
+    throw new Refused(`--only: ${JSON.stringify(port)} is not a port`, 'Write it like 5405/udp or 2379/tcp.')
+  })
+}
+
+/** The nftables rules for the cuts of one node, made anew as a whole. Ports count at either end. */
+export function cutRules(ground: Pick<Playground, 'subnet' | 'nodes'>, node: Node, cuts: Cut[]): string {
+  const rules = (direction: 'saddr' | 'daddr') =>
+    cuts.flatMap(({ from, only }) => {
+      const others = from ? [from] : ground.nodes.filter((other) => other !== node)
+      const match = `ip ${direction} { ${others.map((other) => addressOf(ground, other)).join(', ')} }`
+      if (!only) return [`${match} drop`]
+      return only.flatMap((port) => {
+        const [number, protocol] = port.split('/')
+        return ['sport', 'dport'].map((end) => `${match} ${protocol} ${end} ${number} drop`)
+      })
+    })
+  const chain = (hook: 'input' | 'output', direction: 'saddr' | 'daddr') =>
+    `chain ${hook} { type filter hook ${hook} priority -300; policy accept; ${rules(direction).join('; ')}; }`
+  const fresh = 'table inet pgcm_playground\ndelete table inet pgcm_playground\n'
+  if (cuts.length === 0) return fresh
+  return `${fresh}table inet pgcm_playground {\n${chain('input', 'saddr')}\n${chain('output', 'daddr')}\n}\n`
+}
+
+const cutsFile = (ground: Playground, node: Node) => join(machineDir(ground, node), 'cuts.json')
+
+export function cutsOf(ground: Playground, node: Node): Cut[] {
+  try {
+    return JSON.parse(readFileSync(cutsFile(ground, node), 'utf8'))
+  } catch {
+    return []
+  }
+}
+
+export function saveCuts(ground: Playground, node: Node, cuts: Cut[]): void {
+  if (cuts.length === 0) rmSync(cutsFile(ground, node), { force: true })
+  else writeFileSync(cutsFile(ground, node), JSON.stringify(cuts))
+}
+
+/** Puts the saved cuts into the machine's network; a machine that is off gets them when it boots. */
+export async function applyCuts(ground: Playground, node: Node, init: Process | undefined): Promise<void> {
+  const cuts = cutsOf(ground, node)
+  if (!init) return
+  await sh(['nsenter', '-t', String(init.pid), '-n', 'nft', '-f', '-'], {
+    input: cutRules(ground, node, cuts),
+  })
+}
+
+/** First and last address of a network, as numbers. */
+export type Range = [first: number, last: number]
+
+export function rangeOf(cidr: string): Range {
+  const [address = '', bits = '32'] = cidr.split('/')
+  const number = address.split('.').reduce((sum, part) => sum * 256 + Number(part), 0)
+  const size = 2 ** (32 - Number(bits))
+  const first = number - (number % size)
+  return [first, first + size - 1]
+}
+
+const overlap = (a: Range, b: Range) => a[0] <= b[1] && b[0] <= a[1]
+
+/** The subnet of a new playground. `taken` are the networks of this machine and of the other playgrounds. */
+export function chooseSubnet(name: string, wanted: string, taken: string[]): string {
+  const free = (subnet: string) => !taken.some((other) => overlap(rangeOf(subnet), rangeOf(other)))
+  if (wanted) {
+    const parts = wanted
+      .match(/^(\d+)\.(\d+)\.(\d+)\.0\/24$/)
+      ?.slice(1)
+      .map(Number)
+    const [a, b] = parts ?? []
+    const local = a === 10 || (a === 192 && b === 168) || (a === 172 && b !== undefined && b >= 16 && b < 32)
+    if (!parts || parts.some((part) => part > 255) || !local) {
+      throw new Refused(`--subnet: ${wanted} is not a private /24`, 'Write it like 172.28.40.0/24.')
+    }
+    if (free(wanted)) return wanted
+    throw new Refused(`${wanted} is in use on this machine`, 'Leave --subnet out, or give a free one.')
+  }
+  const numbers = name === 'pgcm' ? [33] : Array.from({ length: 200 }, (_, index) => 34 + index)
+  const found = numbers.map((number) => `172.28.${number}.0/24`).find(free)
+  if (found) return found
+  throw new Refused('172.28.33.0/24 is in use on this machine', 'Give a free /24 with --subnet.')
+}
+
+/** The networks this machine has an address in or a route to, but for `ours`. */
+export function networksInUse(ours: string): string[] {
+  const addresses = Object.entries(networkInterfaces())
+    .filter(([name]) => name !== ours)
+    .flatMap(([, list]) => list ?? [])
+    .flatMap(({ family, cidr }) => (family === 'IPv4' && cidr ? [cidr] : []))
+  return [...addresses, ...routes(readFileSync('/proc/net/route', 'utf8'), ours)]
+}
+
+/** The networks in the text of /proc/net/route, without the default route. */
+export function routes(text: string, ours: string): string[] {
+  const bytes = (hex: string) => (hex.match(/../g) ?? []).reverse().map((byte) => Number.parseInt(byte, 16))
+  return text
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => line.split('\t'))
+    .filter(([link, , , , , , , mask]) => link !== ours && mask !== '00000000')
+    .map(([, to = '', , , , , , mask = '']) => {
+      const ones =
+        bytes(mask)
+          .map((byte) => byte.toString(2))
+          .join('')
+          .split('1').length - 1
+      return `${bytes(to).join('.')}/${ones}`
+    })
+}
+
+const linkExists = (name: string) => existsSync(`/sys/class/net/${name}`)
+
+/** Refuses a bridge that carries our name but not our address. */
+export function checkBridge(ground: Pick<Playground, 'name' | 'subnet'>): void {
+  const bridge = bridgeOf(ground.name)
+  const addresses = networkInterfaces()[bridge] ?? []
+  if (!linkExists(bridge) || addresses.some(({ address }) => address === addressOf(ground, 'host'))) return
+  throw new Refused(
+    `the network interface ${bridge} is there, but is not this playground's`,
+    `Remove it (ip link delete ${bridge}), or give another --name.`,
+  )
+}
+
+/** Docker loads br_netfilter, which sends bridged packets through a FORWARD chain that drops them. */
+async function letThrough(bridge: string, flag: '-I' | '-D'): Promise<void> {
+  const filtered = '/proc/sys/net/bridge/bridge-nf-call-iptables'
+  if (!existsSync(filtered) || readFileSync(filtered, 'utf8').trim() === '0') return
+  const rule = ['FORWARD', '-i', bridge, '-o', bridge, '-j', 'ACCEPT']
+  const there = await sh(['iptables', '-w', '-C', ...rule], { okCodes: [0, 1, 2, 3, 4, 127] })
+  if ((flag === '-I' && there.code === 1) || (flag === '-D' && there.code === 0)) {
+    await sh(['iptables', '-w', flag, ...rule])
+  }
+}
+
+export async function bridgeUp(ground: Playground): Promise<void> {
+  const bridge = bridgeOf(ground.name)
+  if (!linkExists(bridge)) {
+    await sh(['ip', 'link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0'])
+    await sh(['ip', 'address', 'add', `${addressOf(ground, 'host')}/24`, 'dev', bridge])
+  }
+  await sh(['ip', 'link', 'set', bridge, 'up'])
+  await letThrough(bridge, '-I')
+}
+
+export async function bridgeDown(ground: Playground): Promise<void> {
+  const bridge = bridgeOf(ground.name)
+  if (linkExists(bridge)) await sh(['ip', 'link', 'delete', bridge])
+  await letThrough(bridge, '-D')
+}

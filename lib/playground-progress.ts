@@ -1,0 +1,77 @@
+import { spawn } from 'node:child_process'
+import { createWriteStream, mkdirSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { createInterface } from 'node:readline'
+import { errorColour } from './colour.ts'
+import { Failed } from './errors.ts'
+import { now } from './wait.ts'
+
+const start = now()
+
+/** One line of progress on stderr, with the seconds since the start. */
+export function say(text: string): void {
+  const seconds = Math.round((now() - start) / 1000)
+  process.stderr.write(`${errorColour.grey(`${String(seconds).padStart(4)} s`)}  ${text}\n`)
+}
+
+export interface Follow {
+  /** What the words do, for the message when they fail. */
+  what: string
+  logFile: string
+  timeoutMs: number
+  signal?: AbortSignal
+  cwd?: string
+  env?: NodeJS.ProcessEnv
+  /** Called with each line; what it gives is shown as progress. */
+  show?: (line: string) => string | undefined
+}
+
+/** Runs a long command, its output in a log file and the telling lines on the screen. Throws `Failed` with its last line. */
+export function follow(argv: string[], options: Follow): Promise<void> {
+  const { what, logFile, timeoutMs, signal, cwd, env, show } = options
+  return new Promise((resolve, reject) => {
+    mkdirSync(dirname(logFile), { recursive: true })
+    const log = createWriteStream(logFile, { flags: 'w', mode: 0o600 })
+    const child = spawn(argv[0] as string, argv.slice(1), {
+      ...{ cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] },
+    })
+    let last = ''
+    let why = ''
+    const stop = (reason: string) => {
+      why ||= reason
+      try {
+        // Its own process group: first the chance to unmount what it mounted, then the end.
+        if (child.pid) process.kill(-child.pid, 'SIGTERM')
+        setTimeout(
+          () => child.pid && child.exitCode === null && process.kill(-child.pid, 'SIGKILL'),
+          5000,
+        ).unref()
+      } catch {} // gone already
+    }
+    const timer = setTimeout(() => stop(`took longer than ${timeoutMs / 1000} s`), timeoutMs)
+    const onAbort = () => stop('was stopped')
+    signal?.addEventListener('abort', onAbort, { once: true })
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface({ input: stream }).on('line', (line) => {
+        log.write(`${line}\n`)
+        if (line.trim()) last = line.trim()
+        const shown = show?.(line)
+        if (shown) say(shown)
+      })
+    }
+    child.on('error', (cause) => reject(new Failed(`${what}: ${cause.message}`)))
+    child.on('close', (code) => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+      log.end()
+      if (code === 0 && !why) resolve()
+      else
+        reject(
+          new Failed(
+            `${what} ${why || `failed (exit ${code}): ${last}`}`,
+            `The whole output is in ${logFile}.`,
+          ),
+        )
+    })
+  })
+}

@@ -539,6 +539,38 @@ export const options = [
     scripts: ['playground'],
     help: 'its /24, such as 172.28.40.0/24; empty: the first free one',
   },
+  {
+    name: 'bare',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'up: boot the machines, run no playbook',
+  },
+  {
+    name: 'cache',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'destroy: remove the cached images as well',
+  },
+  {
+    name: 'from',
+    type: 'string',
+    default: '',
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'partition: from this machine alone; empty: from all the others',
+  },
+  {
+    name: 'only',
+    type: 'string',
+    default: '',
+    oneShot: true,
+    scripts: ['playground'],
+    help: 'partition: on these ports alone, such as 5405/udp,2379/tcp',
+  },
 ] as const satisfies readonly Option[]
 
 type Row = (typeof options)[number]

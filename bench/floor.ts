@@ -3,7 +3,7 @@
  * playground, one synchronous standby of the other, and a PgBouncer of their own on a third; the same load client.
  * PAUSE, stop by a signal, pg_promote, RELOAD, RESUME, over connections that are open already, in 1 ms polls.
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { until } from '../lib/wait.ts'
@@ -43,19 +43,13 @@ ignore_startup_parameters = extra_float_digits
 `
 const iniPath = () => `/proc/${init(bouncerMachine)}/root${home}/pgbouncer.ini`
 
-const settings = (peers: string) =>
-  [
-    `port=${PORT}`,
-    `unix_socket_directories=${home}`,
-    'listen_addresses=*',
-    'wal_level=replica',
-    'hot_standby=on',
-    'wal_log_hints=on',
-    'wal_retrieve_retry_interval=100ms',
-    `synchronous_standby_names=FIRST 1 (${peers})`,
-  ]
-    .map((setting) => `-c "${setting}"`)
-    .join(' ')
+const settings = `port = ${PORT}
+unix_socket_directories = '${home}'
+listen_addresses = '*'
+wal_log_hints = on
+wal_retrieve_retry_interval = 100ms
+`
+const hba = 'host all all 0.0.0.0/0 trust\nhost replication all 0.0.0.0/0 trust\n'
 
 /** Makes the pair with pg01 as primary, and the PgBouncer in front of it. */
 async function build(): Promise<void> {
@@ -66,18 +60,24 @@ async function build(): Promise<void> {
       `rm -rf ${home} && mkdir -p ${home} && chown postgres ${home} 2>/dev/null || mkdir -p ${home}`,
     )
   }
-  const initdb = `${b}/initdb -D ${home}/data -U postgres -A trust --data-checksums >/dev/null`
-  const hba = `echo host all all 0.0.0.0/0 trust >>${home}/data/pg_hba.conf; echo host replication all 0.0.0.0/0 trust >>${home}/data/pg_hba.conf`
-  await inside('pg01', asPostgres(`${initdb} && ${hba}`), { timeoutMs: 60_000 })
-  await inside('pg01', asPostgres(startCommand(b, '')))
+  await inside(
+    'pg01',
+    asPostgres(`${b}/initdb -D ${home}/data -U postgres -A trust --data-checksums >/dev/null`),
+    {
+      timeoutMs: 60_000,
+    },
+  )
+  const data = `/proc/${init('pg01')}/root${home}/data`
+  appendFileSync(`${data}/postgresql.conf`, settings)
+  appendFileSync(`${data}/pg_hba.conf`, hba)
+  await inside('pg01', asPostgres(startCommand(b)))
   const client = superuser('pg01')
   await client.connect()
   await client.query('create role app login superuser')
   await client.query('create database app owner app')
-  await client.end()
   await follow('pg02', 'pg01', b)
-  await inside('pg01', asPostgres(`${b}/pg_ctl -s -D ${home}/data -m fast -w stop`))
-  await inside('pg01', asPostgres(startCommand(b, 'pg02')))
+  await synchronous(client)
+  await client.end()
   writeFileSync(iniPath(), ini('pg01'))
   writeFileSync(iniPath().replace('pgbouncer.ini', 'userlist.txt'), '"app" ""\n')
   await inside(
@@ -86,14 +86,23 @@ async function build(): Promise<void> {
   )
 }
 
-const startCommand = (b: string, peers: string) =>
-  `${b}/pg_ctl -s -w -D ${home}/data -l ${home}/log -o "${settings(peers).replaceAll('"', '\\"')}" start`
+const startCommand = (b: string) => `${b}/pg_ctl -s -w -D ${home}/data -l ${home}/log start`
+
+/** Commits wait for the standby from here on. */
+async function synchronous(primary: pg.Client): Promise<void> {
+  await primary.query("alter system set synchronous_standby_names = 'FIRST 1 (pg01, pg02)'")
+  await primary.query('select pg_reload_conf()')
+  await until('the standby is synchronous', { timeoutMs: 10_000 }, async () => {
+    const { rows } = await primary.query("select from pg_stat_replication where sync_state = 'sync'")
+    return rows.length === 1
+  })
+}
 
 /** A fresh copy of the primary, streaming. */
 async function follow(machine: string, primary: string, b: string): Promise<void> {
   const copy = `rm -rf ${home}/data && ${b}/pg_basebackup -R -c fast -D ${home}/data -d "host=${address(primary)} port=${PORT} user=postgres application_name=${machine}"`
   await inside(machine, asPostgres(copy), { timeoutMs: 60_000 })
-  await inside(machine, asPostgres(startCommand(b, primary)))
+  await inside(machine, asPostgres(startCommand(b)))
 }
 
 /** The host's pid of that postmaster. */
@@ -141,12 +150,14 @@ async function handOver(
   await load.commitAfter(5_000, load.now() + 700)
   // The new primary has no standby yet; the gap ends with its first write, as a manager's would with a second standby.
   await fresh.query("alter system set synchronous_standby_names = ''")
+  await fresh.query('select pg_reload_conf()')
   const pid = postmaster(from)
   await old.query('checkpoint')
   await admin.query('PAUSE')
   process.kill(pid, 'SIGINT')
   while (existsSync(`/proc/${pid}`)) await sleep(1)
-  await fresh.query('select pg_promote(true)')
+  await fresh.query('select pg_promote(false)')
+  while ((await fresh.query('select pg_is_in_recovery() as standby')).rows[0].standby) await sleep(1)
   writeFileSync(iniPath(), ini(to))
   await admin.query('RELOAD')
   await admin.query('RESUME')
@@ -185,12 +196,7 @@ export async function floor(runs: number, tell: (text: string) => void): Promise
       await follow(from, to, b)
       const client = superuser(to)
       await client.connect()
-      await client.query('alter system reset synchronous_standby_names')
-      await client.query('select pg_reload_conf()')
-      await until('the standby is synchronous', { timeoutMs: 10_000 }, async () => {
-        const { rows } = await client.query("select from pg_stat_replication where sync_state = 'sync'")
-        return rows.length === 1
-      })
+      await synchronous(client)
       await client.end()
     }
   } finally {

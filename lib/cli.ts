@@ -15,7 +15,8 @@ export interface Io {
 /** What a script does. A number it resolves to is the exit code; anything else is 0. */
 export type Body = (config: Config, argv: Parsed, io: Io) => Promise<unknown>
 
-export const commandName = (script: ScriptName): string => (script === 'pgcm' ? 'pgcm' : `pgcm-${script}`)
+export const commandName = (script: ScriptName): string =>
+  script === 'pgcm' ? 'pgcm' : script === 'lock' ? 'pgcm lock' : `pgcm-${script}`
 
 export function version(): string {
   return JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')).version

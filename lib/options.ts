@@ -12,6 +12,10 @@ export const scripts = {
     summary: 'Boots the whole cluster on this machine, and breaks it on request.',
     rest: 'VERB [WORD...]',
   },
+  lock: {
+    summary: 'Runs a command while no failover can happen: a deploy, a backup.',
+    rest: '-- COMMAND [WORD...]',
+  },
   pgcm: {
     summary: 'Runs pgcm-VERB: failover, rejoin, status, ...; show-config prints the settings.',
     rest: 'VERB [WORD...]',
@@ -42,8 +46,8 @@ export type Option = Common &
     | { type: 'enum'; default: string; choices: readonly string[] }
   )
 
-const all = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'playground', 'pgcm'] as const
-const cluster = ['supervise', 'proxy', 'failover', 'rejoin', 'status'] as const
+const all = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'lock', 'playground', 'pgcm'] as const
+const cluster = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'lock'] as const
 const daemons = ['supervise', 'proxy'] as const
 
 /** Each option once: this table feeds the parser, the types, the environment, the TOML keys, `--help` and `show-config`. */
@@ -70,7 +74,7 @@ export const options = [
     type: 'string',
     default: '/etc/pgcm/pgcm.toml',
     oneShot: true,
-    scripts: ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'pgcm'],
+    scripts: [...cluster, 'pgcm'],
     help: 'TOML file with any of these options as flat keys; the default one may be absent',
   },
   {
@@ -439,37 +443,37 @@ export const options = [
     name: 'lock-timeout',
     type: 'duration',
     default: '5s',
-    scripts: ['failover'],
-    help: 'taking the lock in etcd, and giving it back',
+    scripts: ['failover', 'lock'],
+    help: 'how long to wait for the lock in etcd if somebody has it; giving it back takes no longer',
   },
   {
     name: 'pause-timeout',
     type: 'duration',
     default: '5s',
     scripts: ['failover'],
-    help: 'how long a PgBouncer may wait for its open transactions to end; then everything is undone',
+    help: 'how long a PgBouncer may wait until its open transactions have ended; then everything is undone and those transactions are listed. Clients wait meanwhile',
   },
   {
     name: 'pause-expiry',
     type: 'duration',
-    default: '25s',
+    default: '10s',
     min: '1s',
     scripts: ['failover'],
-    help: 'after this long a PgBouncer resumes by itself, whatever became of us',
+    help: 'a PgBouncer resumes by itself this long after its pause, whatever became of this command; bounds the whole move, so the new primary has to be there by then',
   },
   {
     name: 'resume-timeout',
     type: 'duration',
     default: '5s',
     scripts: ['failover'],
-    help: 'resuming every PgBouncer, in parallel',
+    help: 'how long resuming is tried again where it fails; all PgBouncers in parallel',
   },
   {
     name: 'pacemaker-timeout',
     type: 'duration',
     default: '20s',
     scripts: ['failover'],
-    help: 'moving the promoted role, from the command until the new primary takes writes',
+    help: 'how long Pacemaker may take to move the promoted role until the new primary takes writes (never longer than the pauses last), and to remove the constraint',
   },
   {
     name: 'dry-run',
@@ -497,12 +501,60 @@ export const options = [
     help: 'print JSON',
   },
   {
-    name: 'target',
+    name: 'max-pause',
+    type: 'duration',
+    default: '0',
+    scripts: ['failover'],
+    help: 'give up and undo once clients have been held this long; 0: when the pauses are about to end',
+  },
+  {
+    name: 'max-lag',
+    type: 'int',
+    default: 16,
+    min: 0,
+    max: 1_000_000,
+    scripts: ['failover'],
+    help: 'MiB of WAL that the target may be behind, received or replayed',
+  },
+  {
+    name: 'to',
     type: 'string',
     default: '',
     oneShot: true,
     scripts: ['failover'],
     help: 'the standby that becomes primary; empty: the synchronous one',
+  },
+  {
+    name: 'check',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['failover'],
+    help: 'only look whether a failover would be refused: exit 0 or 2, nothing is touched',
+  },
+  {
+    name: 'history',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['status'],
+    help: 'show the failovers of the past instead',
+  },
+  {
+    name: 'rejoin-timeout',
+    type: 'duration',
+    default: '1m',
+    min: '1s',
+    scripts: ['rejoin'],
+    help: 'how long the standby may take until it streams, once Pacemaker may start it',
+  },
+  {
+    name: 'rewind-timeout',
+    type: 'duration',
+    default: '1h',
+    min: '1s',
+    scripts: ['rejoin'],
+    help: 'how long pg_rewind may take',
   },
 
   // playground

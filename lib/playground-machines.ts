@@ -7,7 +7,6 @@ import { Failed } from './errors.ts'
 import type { Node, Playground } from './playground-layout.ts'
 import * as layout from './playground-layout.ts'
 import { lock } from './playground-lock.ts'
-import { applyCuts } from './playground-network.ts'
 import type { Process } from './playground-process.ts'
 import * as processes from './playground-process.ts'
 import { sh } from './sh.ts'
@@ -114,7 +113,6 @@ async function bootLocked(ground: Playground, node: Node): Promise<void> {
     const last = readFileSync(consoleFile, 'utf8').trim().split('\n').at(-1)
     throw new Failed(`${node} did not boot: ${last}`, `Its console is in ${consoleFile}.`)
   })
-  await applyCuts(ground, node, init(ground, node))
 }
 
 /** Switches a machine on; one that runs is left alone. */

@@ -1,70 +1,8 @@
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
-import { join } from 'node:path'
 import { Refused } from './errors.ts'
-import { addressOf, bridgeOf, machineDir, type Node, type Playground } from './playground-layout.ts'
-import type { Process } from './playground-process.ts'
+import { addressOf, bridgeOf, type Playground } from './playground-layout.ts'
 import { sh } from './sh.ts'
-
-/** One cable cut: everything, or only some ports, to and from one other machine or all of them. */
-export interface Cut {
-  /** Absent: every other machine. */
-  from?: Node
-  /** Such as `5405/udp`. Absent: everything. */
-  only?: string[]
-}
-
-/** `--only 5405/udp,2379/tcp` as a list. */
-export function ports(text: string): string[] {
-  return text.split(',').map((port) => {
-    const [, number, protocol] = port.match(/^(\d{1,5})\/(tcp|udp)$/) ?? []
-    if (number && protocol && Number(number) <= 65535) return port
-    throw new Refused(`--only: ${JSON.stringify(port)} is not a port`, 'Write it like 5405/udp or 2379/tcp.')
-  })
-}
-
-/** The nftables rules for the cuts of one node, made anew as a whole. Ports count at either end. */
-export function cutRules(ground: Pick<Playground, 'subnet' | 'nodes'>, node: Node, cuts: Cut[]): string {
-  const rules = (direction: 'saddr' | 'daddr') =>
-    cuts.flatMap(({ from, only }) => {
-      const others = from ? [from] : ground.nodes.filter((other) => other !== node)
-      const match = `ip ${direction} { ${others.map((other) => addressOf(ground, other)).join(', ')} }`
-      if (!only) return [`${match} drop`]
-      return only.flatMap((port) => {
-        const [number, protocol] = port.split('/')
-        return ['sport', 'dport'].map((end) => `${match} ${protocol} ${end} ${number} drop`)
-      })
-    })
-  const chain = (hook: 'input' | 'output', direction: 'saddr' | 'daddr') =>
-    `chain ${hook} { type filter hook ${hook} priority -300; policy accept; ${rules(direction).join('; ')}; }`
-  const fresh = 'table inet pgcm_playground\ndelete table inet pgcm_playground\n'
-  if (cuts.length === 0) return fresh
-  return `${fresh}table inet pgcm_playground {\n${chain('input', 'saddr')}\n${chain('output', 'daddr')}\n}\n`
-}
-
-const cutsFile = (ground: Playground, node: Node) => join(machineDir(ground, node), 'cuts.json')
-
-export function cutsOf(ground: Playground, node: Node): Cut[] {
-  try {
-    return JSON.parse(readFileSync(cutsFile(ground, node), 'utf8'))
-  } catch {
-    return []
-  }
-}
-
-export function saveCuts(ground: Playground, node: Node, cuts: Cut[]): void {
-  if (cuts.length === 0) rmSync(cutsFile(ground, node), { force: true })
-  else writeFileSync(cutsFile(ground, node), JSON.stringify(cuts))
-}
-
-/** Puts the saved cuts into the machine's network; a machine that is off gets them when it boots. */
-export async function applyCuts(ground: Playground, node: Node, init: Process | undefined): Promise<void> {
-  const cuts = cutsOf(ground, node)
-  if (!init) return
-  await sh(['nsenter', '-t', String(init.pid), '-n', 'nft', '-f', '-'], {
-    input: cutRules(ground, node, cuts),
-  })
-}
 
 /** First and last address of a network, as numbers. */
 export type Range = [first: number, last: number]

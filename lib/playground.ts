@@ -5,6 +5,7 @@ import { colour } from './colour.ts'
 import type { Config } from './config.ts'
 import { Failed, Refused } from './errors.ts'
 import * as cluster from './playground-cluster.ts'
+import * as cuts from './playground-cuts.ts'
 import * as fence from './playground-fence.ts'
 import * as host from './playground-host.ts'
 import { ensureImage, imageDir } from './playground-image.ts'
@@ -16,7 +17,7 @@ import * as network from './playground-network.ts'
 import { say } from './playground-progress.ts'
 
 type Given = Config & { sources: Record<string, string> }
-type Verb = (given: Given, words: string[]) => Promise<number | undefined | void>
+type Verb = (given: Given, words: string[]) => Promise<number> | Promise<void>
 
 const stopped = new AbortController()
 
@@ -81,13 +82,10 @@ function planOf(given: Given): Playground {
 async function bootAll(ground: Playground): Promise<void> {
   const dark = ground.nodes.filter((node) => machines.power(ground, node) !== 'on')
   if (dark.length) say(`booting ${dark.join(', ')}`)
-  for (const node of ground.nodes) {
-    if (network.cutsOf(ground, node).length) say(`healing the network of ${node}`)
-    network.saveCuts(ground, node, [])
-    await network.applyCuts(ground, node, machines.init(ground, node))
-  }
-  await all(ground.nodes, (node) => machines.plugIn(ground, node))
-  await all(ground.nodes, (node) => machines.answers(ground, node, 60_000))
+  for (const { node } of cuts.read(ground)) say(`healing the network of ${node}`)
+  await cuts.change(ground, () => [])
+  await each(ground.nodes, (node) => machines.plugIn(ground, node))
+  await each(ground.nodes, (node) => machines.answers(ground, node, 60_000))
   if (dark.length) {
     const reach = 'timeout 5 bash -c "exec 3<>/dev/tcp/pg02/22"'
     await cluster.on(ground, 'pg01', reach).catch((cause) => {
@@ -102,7 +100,7 @@ async function bootAll(ground: Playground): Promise<void> {
 }
 
 /** Does `body` for all at once, waits for every one, and then throws what went wrong first. */
-async function all<T>(items: T[], body: (item: T) => Promise<unknown>): Promise<void> {
+async function each<T>(items: T[], body: (item: T) => Promise<unknown>): Promise<void> {
   const results = await Promise.allSettled(items.map(body))
   for (const result of results) if (result.status === 'rejected') throw result.reason
 }
@@ -137,11 +135,12 @@ const down: Verb = async ({ name }) => {
 
 async function stopAll(ground: Playground, patienceMs: number): Promise<void> {
   await fence.stopFence(ground) // first, or the machines still up would fence the ones that went
-  await all(ground.nodes, (node) =>
+  await each(ground.nodes, (node) =>
     patienceMs ? machines.shutDown(ground, node, patienceMs) : machines.off(ground, node),
   )
   await cluster.closeConnections(ground)
-  await all(ground.nodes, (node) => machines.stow(ground, node))
+  await each(ground.nodes, (node) => machines.stow(ground, node))
+  await cuts.change(ground, () => [])
   await network.bridgeDown(ground)
 }
 
@@ -169,11 +168,12 @@ const destroy: Verb = async ({ name, cache }) => {
 
 const status: Verb = async ({ name, json }) => {
   const ground = existing(name)
+  const all = cuts.read(ground)
   const nodes = ground.nodes.map((node) => ({
     name: node,
     address: layout.addressOf(ground, node),
     power: machines.power(ground, node),
-    cuts: network.cutsOf(ground, node),
+    cuts: all.filter((cut) => cut.node === node),
   }))
   const { subnet, release, provisioned } = ground
   if (json) {
@@ -183,8 +183,8 @@ const status: Verb = async ({ name, json }) => {
   process.stdout.write(
     `${name}: ${release}, ${subnet}${provisioned ? '' : ', no playbook has finished yet'}\n`,
   )
-  for (const { name, address, power, cuts } of nodes) {
-    const cut = cuts.map(({ from = 'all', only }) => `cut off from ${from}${only ? ` (${only})` : ''}`)
+  for (const { name, address, power, cuts: mine } of nodes) {
+    const cut = mine.map(({ from = 'all', only }) => `cut off from ${from}${only ? ` (${only})` : ''}`)
     process.stdout.write(`  ${[name.padEnd(6), address.padEnd(15), power, ...cut].join('  ')}\n`)
   }
 }
@@ -213,6 +213,7 @@ const start: Verb = async ({ name }, [word]) => {
   const ground = existing(name)
   const node = layout.nodeOf(ground, word)
   await network.bridgeUp(ground)
+  await cuts.apply(ground, cuts.read(ground))
   await fence.startFence(ground)
   await machines.plugIn(ground, node)
   await machines.answers(ground, node, 60_000)
@@ -224,23 +225,18 @@ const partition: Verb = async ({ name, from, only }, [word]) => {
   const node = layout.nodeOf(ground, word)
   const other = from ? layout.nodeOf(ground, from) : undefined
   if (other === node) throw new Refused(`${node} cannot be cut off from itself`)
-  const cut = { ...(other && { from: other }), ...(only && { only: network.ports(only) }) }
-  network.saveCuts(ground, node, [...network.cutsOf(ground, node), cut])
-  await network.applyCuts(ground, node, machines.init(ground, node))
+  const cut = { node, ...(other && { from: other }), ...(only && { only: cuts.ports(only) }) }
+  await cuts.change(ground, (now) => [...now, cut])
   say(`${node} is cut off from ${other ?? 'the others'}${only ? ` on ${only}` : ''} until \`heal ${node}\``)
 }
 
 const heal: Verb = async ({ name }, [word]) => {
   const ground = existing(name)
   const healed = word ? layout.nodeOf(ground, word) : undefined
-  for (const node of ground.nodes) {
-    // A cut has two ends, and is written down at one of them.
-    const left = network
-      .cutsOf(ground, node)
-      .filter(({ from }) => healed !== undefined && node !== healed && from !== healed)
-    network.saveCuts(ground, node, left)
-    await network.applyCuts(ground, node, machines.init(ground, node))
-  }
+  // A cut has two ends, and each can be healed by name.
+  await cuts.change(ground, (now) =>
+    now.filter(({ node, from }) => healed !== undefined && node !== healed && from !== healed),
+  )
   say(`${healed ?? name} has its network back`)
 }
 

@@ -49,7 +49,8 @@ export async function psql(machine: string, query: string, database = 'postgres'
 
 /** A verb of bin/pgcm-playground for this playground. */
 export function playground(verb: string, words: string[] = [], options: ShOptions = {}): Promise<ShResult> {
-  const argv = [`${repository}/bin/pgcm-playground`, verb, ...words, '--name', playgroundName]
+  // The name comes first: what follows `ssh NODE` is the machine's to read.
+  const argv = [`${repository}/bin/pgcm-playground`, '--name', playgroundName, verb, ...words]
   return sh(argv, { timeoutMs: 120_000, ...options })
 }
 

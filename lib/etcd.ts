@@ -95,7 +95,8 @@ export function connect(config: Settings) {
    * twice: only what is guarded by a comparison may be written through this.
    */
   async function ask<T>(request: (client: Etcd3) => Promise<T>): Promise<T> {
-    const order = members.map((_, i) => (preferred + i) % members.length)
+    // Two rounds: while a leader is elected every member says no at once.
+    const order = [...members, ...members].map((_, i) => (preferred + i) % members.length)
     const errors: string[] = []
     return new Promise<T>((resolve, reject) => {
       let settled = false
@@ -117,10 +118,12 @@ export function connect(config: Settings) {
           },
           (error) => {
             errors.push(`${member.name}: ${messageOf(error)}`)
-            if (errors.length < members.length) return more()
+            if (next === members.length) return void setTimeout(more, HEDGE_MS)
+            if (errors.length < order.length) return more()
             settled = true
             clearTimeout(timer)
-            reject(new EtcdDown(`etcd does not answer: ${errors.join('; ')}`, undefined, { cause: error }))
+            const last = errors.slice(-members.length)
+            reject(new EtcdDown(`etcd does not answer: ${last.join('; ')}`, undefined, { cause: error }))
           },
         )
       }

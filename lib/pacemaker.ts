@@ -1,0 +1,108 @@
+import { lookup } from 'node:dns/promises'
+import { type ClusterView, moveId, type Names, view } from './cluster.ts'
+import { Failed, messageOf } from './errors.ts'
+import { sh } from './sh.ts'
+import { until } from './wait.ts'
+
+interface Bounds {
+  timeoutMs: number
+  signal?: AbortSignal | undefined
+}
+
+const common = (signal: AbortSignal | undefined) => (signal ? { signal } : {})
+
+/**
+ * The cluster as this node's Pacemaker has it. crm_mon is given the very CIB that was read, so that roles, attributes and epochs
+ * belong to one moment: two questions could give the old primary with the new epoch.
+ */
+export async function readCluster(names: Names, { timeoutMs, signal }: Bounds): Promise<ClusterView> {
+  const cib = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
+  const monitor = await sh(['crm_mon', '--one-shot', '--output-as=xml'], {
+    timeoutMs,
+    input: cib.stdout,
+    env: { ...process.env, CIB_file: '/dev/stdin' },
+    ...common(signal),
+  })
+  return view(monitor.stdout, cib.stdout, names)
+}
+
+/** The constraint that makes `target` the only place for the promoted role, until `expires`. */
+export function moveConstraint(clone: string, target: string, expires: Date): string {
+  const id = moveId(clone)
+  const end = expires.toISOString().replace(/\.\d+Z$/, 'Z')
+  return (
+    `<rsc_location id="${id}" rsc="${clone}">` +
+    `<rule id="${id}-rule" role="Promoted" score="INFINITY" boolean-op="and">` +
+    `<expression id="${id}-node" attribute="#uname" operation="eq" value="${target}"/>` +
+    `<date_expression id="${id}-end" operation="lt" end="${end}"/>` +
+    '</rule></rsc_location>'
+  )
+}
+
+const scope = ['--scope', 'constraints']
+
+/** Puts the constraint in, or a later end into it. */
+export const migrateCommand = (clone: string, target: string, expires: Date): string[] => [
+  ...['cibadmin', '--modify', '--allow-create', ...scope],
+  ...['--xml-text', moveConstraint(clone, target, expires)],
+]
+
+export const unmigrateCommand = (clone: string): string[] => [
+  ...['cibadmin', '--delete', ...scope],
+  ...['--xml-text', `<rsc_location id="${moveId(clone)}"/>`],
+]
+
+/** Asks whether the constraint is there: exit 105 says that it is not (6 on older releases). */
+const askCommand = (clone: string): string[] => [
+  ...['cibadmin', '--query', '--xpath', `//rsc_location[@id='${moveId(clone)}']`],
+]
+
+/** Makes Pacemaker forget failures of the resource on a node and probe it anew. */
+export const cleanupCommand = (resource: string, node: string): string[] => [
+  ...['crm_resource', '--cleanup', '--resource', resource, '--node', node],
+]
+
+/** Asks Pacemaker to move the promoted role. The rule ends by itself after `lifetimeMs`, whatever becomes of us. */
+export async function migrate(
+  clone: string,
+  target: string,
+  lifetimeMs: number,
+  bounds: Bounds,
+): Promise<void> {
+  if (!/^[A-Za-z0-9._-]+$/.test(target)) throw new Failed(`${JSON.stringify(target)} is no node name`)
+  const expires = new Date(Date.now() + lifetimeMs)
+  await sh(migrateCommand(clone, target, expires), { timeoutMs: bounds.timeoutMs, ...common(bounds.signal) })
+}
+
+/** Removes the constraint, and comes back once it is seen to be gone. Nothing to remove is no error. */
+export async function unmigrate(clone: string, { timeoutMs, signal }: Bounds): Promise<void> {
+  await sh(unmigrateCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })
+  await until(`the constraint ${moveId(clone)} is gone`, { timeoutMs, ...common(signal) }, async () => {
+    const { code } = await sh(askCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })
+    return code !== 0
+  })
+}
+
+export async function cleanup(resource: string, node: string, { timeoutMs, signal }: Bounds): Promise<void> {
+  await sh(cleanupCommand(resource, node), { timeoutMs, ...common(signal) })
+}
+
+const loopback = /^(127\.|::1$|::ffff:127\.|0\.0\.0\.0$|::$)/
+
+/** A node's address by name lookup, IPv4 where there is one. Never a loopback address: others would connect to themselves. */
+export async function addressOf(node: string): Promise<string> {
+  const found = await lookup(node, { all: true }).catch((cause) => {
+    throw new Failed(`no address for ${node}: ${messageOf(cause)}`, `Put ${node} into DNS or /etc/hosts.`, {
+      cause,
+    })
+  })
+  const usable = found.filter(({ address }) => !loopback.test(address)).sort((a, b) => a.family - b.family)[0]
+  if (!usable) {
+    const hint = `Give ${node} its real address in /etc/hosts of this machine.`
+    throw new Failed(
+      `${node} has only loopback addresses here: ${found.map((f) => f.address).join(', ')}`,
+      hint,
+    )
+  }
+  return usable.address
+}

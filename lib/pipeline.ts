@@ -184,7 +184,11 @@ export function underDeadline<T>(
 }
 
 /** The first SIGINT, SIGTERM, SIGHUP or SIGQUIT aborts; any more change nothing: the undos are on their way. */
-export function abortOnSignals(): { signal: AbortSignal; dispose(): void } {
+export function abortOnSignals(): {
+  signal: AbortSignal
+  abort(reason: Error): void
+  dispose(): void
+} {
   const controller = new AbortController()
   const names = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const
   const handler = (name: NodeJS.Signals) => {
@@ -196,6 +200,9 @@ export function abortOnSignals(): { signal: AbortSignal; dispose(): void } {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', deaf)
   return {
     signal: controller.signal,
+    abort(reason) {
+      if (!controller.signal.aborted) controller.abort(reason)
+    },
     dispose() {
       for (const name of names) process.off(name, handler)
       for (const stream of [process.stdout, process.stderr]) stream.off('error', deaf)

@@ -79,9 +79,9 @@ test('wrong values are refused', () => {
   )
   assert.is(refusal(['--log-level', 'loud']), '--log-level: "loud" is not one of debug, info, warn, error')
   assert.is(refusal(['--yes=no']), '--yes: "no" is not true or false')
-  assert.is(refusal(['--target']), '--target needs a value')
-  assert.is(refusal(['--target', '--yes']), '--target needs a value')
-  assert.is(refusal(['--target=a', '--target=b']), '--target is given more than once')
+  assert.is(refusal(['--to']), '--to needs a value')
+  assert.is(refusal(['--to', '--yes']), '--to needs a value')
+  assert.is(refusal(['--to=a', '--to=b']), '--to is given more than once')
   assert.match(
     refusal([], { PGCM_POSTGRES_PORT: '70000' }),
     /PGCM_POSTGRES_PORT: "70000" is not a whole number/,
@@ -95,8 +95,8 @@ test('wrong values are refused', () => {
 })
 
 test('numbers that look like words stay words', () => {
-  const { config, words } = load('failover', ['--target=007', '012', '--', '--yes'], nowhere)
-  assert.equal([config.target, config.yes, words], ['007', false, ['012', '--yes']])
+  const { config, words } = load('failover', ['--to=007', '012', '--', '--yes'], nowhere)
+  assert.equal([config.to, config.yes, words], ['007', false, ['012', '--yes']])
 })
 
 test('lists', () => {

@@ -1,0 +1,70 @@
+/** Checks of the PgBouncers, without which clients would notice. */
+import type { Check } from './checks.ts'
+import { fail, seconds, unless } from './finding.ts'
+import type { NodeStatus } from './report.ts'
+import { members, type Survey } from './survey.ts'
+
+type Pooler = NonNullable<NodeStatus['pgbouncer']>
+const poolers = (survey: Survey) =>
+  members(survey).flatMap(({ name, status }) =>
+    status.pgbouncer ? [{ name, pause: status.pause, ...status.pgbouncer }] : [],
+  )
+const each = (
+  survey: Survey,
+  judge: (name: string, database: Pooler['databases'][number]) => ReturnType<Check>[number] | false,
+) => poolers(survey).flatMap(({ name, databases }) => databases.map((database) => judge(name, database)))
+
+export const poolerChecks: Record<string, Check> = {
+  poolers: (survey) =>
+    unless(
+      [
+        ...members(survey).map(
+          ({ name, status }) =>
+            !status.pgbouncer &&
+            fail(`the one on ${name} does not answer${status.errors.map((e) => `: ${e}`)[0] ?? ''}`),
+        ),
+        ...poolers(survey).map(
+          ({ name, paused, pause }) =>
+            paused && fail(`the one on ${name} is paused${pause ? ` until ${pause.expiresAt}` : ''}`),
+        ),
+        ...each(
+          survey,
+          (name, { name: database, host }) =>
+            host !== survey.published && fail(`the one on ${name} sends ${database} to ${host}`),
+        ),
+      ],
+      `${poolers(survey).length} point at ${survey.published}`,
+    ),
+
+  pooling: (survey) =>
+    unless(
+      each(
+        survey,
+        (name, { name: database, poolMode }) =>
+          poolMode === 'session' &&
+          fail(
+            `${database} on ${name} is pooled by session`,
+            'A pause would wait until every client has left.',
+          ),
+      ),
+      'by transaction',
+    ),
+
+  timeouts: (survey, { pauseExpiryMs }) =>
+    unless(
+      poolers(survey).flatMap(({ name, queryWaitTimeoutMs: wait = 0, serverLoginRetryMs: retry = 0 }) => [
+        wait > 0 &&
+          wait <= pauseExpiryMs &&
+          fail(
+            `query_wait_timeout on ${name}, ${seconds(wait)}, is not above the pause-expiry, ${seconds(pauseExpiryMs)}`,
+            'PgBouncer would cut off clients that wait.',
+          ),
+        retry > 1000 &&
+          fail(
+            `server_login_retry on ${name} is ${seconds(retry)}`,
+            'Set 0.1: after one failed login its clients get errors for that long.',
+          ),
+      ]),
+      'clients may wait longer than a pause can last',
+    ),
+}

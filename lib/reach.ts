@@ -1,0 +1,99 @@
+/** Getting through to machines while they change roles, die and come back. */
+
+import type { Tell } from './pipeline.ts'
+import type { Api } from './report.ts'
+import type { Run } from './run.ts'
+import { now, sleep } from './wait.ts'
+
+/** A pause is given up this long before it would end by itself. */
+const MARGIN = 300
+
+/** Until when clients may be held, whatever happens. */
+export const holdUntil = ({ pausedAt = now(), times }: Run) => pausedAt + times.pauseExpiry - MARGIN
+
+/** Until when the move may take: what is left of the pauses then is for settling who is primary instead. */
+export const moveUntil = ({ pausedAt = now(), times }: Run) =>
+  pausedAt + Math.min(times.pauseExpiry * 0.75, times.maxPause || Infinity)
+
+/** Its failure is looked at when its turn comes. */
+export function quietly<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {})
+  return promise
+}
+
+export const ask = (api: Api, address: string, timeoutMs: number, signal: AbortSignal) =>
+  api.routed({ address, timeoutMs, deadlineMs: timeoutMs + 100, signal })
+
+/** Until that PgBouncer points at the address, as long as its pause lasts. */
+export async function arrive(run: Run, api: Api, address: string, signal: AbortSignal): Promise<void> {
+  const asked = address === run.address && run.routes?.get(api)
+  if (asked && (await asked.then(() => true).catch(() => false))) return
+  await persist(Math.max(200, holdUntil(run) - now()), signal, (left) => ask(api, address, left, signal))
+}
+
+/**
+ * After a move that went wrong: the address of a primary that takes writes, the old one or another; undefined once
+ * the pauses are nearly over. At the old primary it looks twice: a demotion that was on its way when the constraint
+ * was removed may still hit it after it has answered.
+ */
+export async function settle(run: Run, signal: AbortSignal, tell: Tell): Promise<string | undefined> {
+  tell('waiting for a primary that takes writes')
+  let seen: string | undefined
+  while (now() < holdUntil(run) && !signal.aborted) {
+    const found = await writable(run, signal)
+    if (found && (found.epoch > run.epoch || found.address === seen)) return found.address
+    seen = found?.address
+    await sleep(found ? 400 : 100, signal)
+  }
+  return undefined
+}
+
+/** Who is published as primary, if that one takes a write. */
+async function writable(run: Run, signal: AbortSignal) {
+  try {
+    const published = await run.world.published()
+    const node = run.nodes.find(({ name }) => name === published?.primary)
+    if (!published || !node) return undefined
+    await ask(node, published.address, 300, signal)
+    return published
+  } catch {
+    return undefined // it is asked again
+  }
+}
+
+export const unmigrateAnywhere = (run: Run, signal: AbortSignal): Promise<void> =>
+  persist(run.times.pacemakerTimeout, signal, (left) =>
+    onAnyNode(run.nodes, (node) => node.unmigrate({ deadlineMs: Math.min(left, 5000), signal })),
+  )
+
+/** The first node that does it; the error of the first where none does. */
+export async function onAnyNode(nodes: Api[], act: (node: Api) => Promise<unknown>): Promise<void> {
+  let first: unknown
+  for (const node of nodes) {
+    try {
+      await act(node)
+      return
+    } catch (error) {
+      first ??= error
+    }
+  }
+  throw first
+}
+
+/** Tries again, each 200 ms, for so long. */
+export async function persist(
+  timeoutMs: number,
+  signal: AbortSignal,
+  work: (leftMs: number) => Promise<unknown>,
+): Promise<void> {
+  const end = now() + timeoutMs
+  for (;;) {
+    try {
+      await work(Math.max(1, end - now()))
+      return
+    } catch (error) {
+      if (signal.aborted || now() + 200 > end) throw error
+      await sleep(200, signal)
+    }
+  }
+}

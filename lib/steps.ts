@@ -1,0 +1,160 @@
+/** The steps of a planned failover, each with the undo that ends it; `failover.ts` puts them in order. */
+import { Failed, messageOf } from './errors.ts'
+import type { Step, Undo } from './pipeline.ts'
+import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
+import type { Api } from './report.ts'
+import type { Run, Times } from './run.ts'
+import { now } from './wait.ts'
+
+const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
+/** How long the move constraint lives if nobody removes it. */
+const lifetime = ({ pauseExpiry, pacemakerTimeout }: Times) => pauseExpiry + pacemakerTimeout + 30_000
+
+export const lock = (times: Times): Step<Run> => ({
+  name: 'lock',
+  describe: ({ leftover, nodes }) => [
+    'etcd: create the lock key on a lease',
+    ...(leftover ? [`rpc unmigrate -> ${nodes[0]?.name}, for what a killed run has left`] : []),
+  ],
+  async run(run, signal) {
+    run.held = await run.world.lock(run.owner, times.lockTimeout, signal)
+    run.held.lost.addEventListener('abort', () => run.abort(new Failed('lost the lock in etcd')))
+    if (run.leftover) await unmigrateAnywhere(run, signal)
+  },
+  undo: {
+    name: 'unlock',
+    timeoutMs: times.lockTimeout,
+    byHand: 'The lock goes when its lease runs out, within 15 s.',
+    describe: () => ['etcd: revoke the lease'],
+    run: async ({ held }) => held?.release(),
+  },
+})
+
+/** The world changes while a person reads a prompt. */
+export const look: Step<Run> = {
+  name: 'look again',
+  describe: () => ['rpc status -> every machine'],
+  run: (run) => run.lookAgain(),
+}
+
+/** So that the shutdown, which happens while clients wait, has little left to write. */
+export const checkpoint: Step<Run> = {
+  name: 'checkpoint',
+  describe: ({ from }) => [`rpc checkpoint -> ${from.name}`],
+  run: async ({ from }, signal) => void (await from.api.checkpoint({ deadlineMs: 600_000, signal })),
+}
+
+export const pause = (times: Times): Step<Run> => ({
+  name: 'pause',
+  describe: ({ poolers }) => [
+    `rpc pause {timeout_ms: ${times.pauseTimeout}, expiry_ms: ${times.pauseExpiry}} -> ${names(poolers)}`,
+  ],
+  async run(run, signal, tell) {
+    await run.held?.check()
+    const together = new AbortController()
+    const any = AbortSignal.any([signal, together.signal])
+    run.pausedAt = now()
+    const results = await Promise.allSettled(
+      run.poolers.map((api) =>
+        api
+          .pause({
+            timeoutMs: times.pauseTimeout,
+            expiryMs: times.pauseExpiry,
+            owner: run.owner,
+            deadlineMs: times.pauseTimeout + 2000,
+            signal: any,
+          })
+          .catch((error) => {
+            // All or none: nobody goes on waiting for a pause that is not to be.
+            if (!together.signal.aborted) together.abort(error)
+            throw error
+          }),
+      ),
+    )
+    signal.throwIfAborted()
+    if (together.signal.aborted) throw together.signal.reason
+    tell(`${results.length} PgBouncers hold their clients`)
+  },
+  undo: resuming(times),
+})
+
+function resuming(times: Times): Undo<Run> {
+  return {
+    name: 'resume',
+    // Longer than the pauses last: there is nothing to be gained by giving up before they end by themselves.
+    timeoutMs: times.pauseExpiry + times.resumeTimeout,
+    byHand: `Each PgBouncer resumes by itself, ${times.pauseExpiry / 1000} s after its pause; RESUME on its console does it at once.`,
+    describe: ({ poolers }) => [`rpc resume -> ${names(poolers)}`],
+    async run(run, signal, tell) {
+      const address = !run.moving || run.arrived ? run.address : await settle(run, signal, tell)
+      const results = await Promise.allSettled(
+        run.poolers.map(async (api) => {
+          // One by one: a PgBouncer that is slow to hear of the new primary keeps nobody else waiting.
+          if (run.moving && address !== undefined) await arrive(run, api, address, signal)
+          await persist(times.resumeTimeout, signal, (deadlineMs) =>
+            api.resume({ owner: run.owner, deadlineMs, signal }),
+          )
+        }),
+      )
+      run.resumedAt = now()
+      const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))
+      if (address === undefined) errors.unshift(new Failed('no primary takes writes'))
+      if (errors.length > 0) throw new Failed(errors.map(messageOf).join('; '))
+      if (run.pausedAt !== undefined)
+        tell(`clients were held for ${Math.round(run.resumedAt - run.pausedAt)} ms`)
+    },
+  }
+}
+
+export const migrate = (times: Times): Step<Run> => ({
+  name: 'migrate',
+  describe: ({ target, nodes }) => [
+    `rpc migrate {target: ${target.name}, lifetime_ms: ${lifetime(times)}} -> ${nodes[0]?.name}`,
+  ],
+  async run(run, signal) {
+    await run.held?.check()
+    run.moving = true
+    const deadlineMs = Math.min(times.pacemakerTimeout, moveUntil(run) - now())
+    // The PgBouncers are asked to say when they have heard before there is anything to hear: no time is lost then.
+    run.routes = new Map(run.poolers.map((api) => [api, quietly(ask(api, run.address, deadlineMs, signal))]))
+    await onAnyNode(run.nodes, (node) =>
+      node.migrate({ target: run.target.name, lifetimeMs: lifetime(times), deadlineMs, signal }),
+    )
+  },
+  undo: {
+    name: 'unmigrate',
+    timeoutMs: times.pacemakerTimeout,
+    byHand: `cibadmin --delete --xpath '//rsc_location[starts-with(@id,"pgcm-move-")]' on a node removes the constraint.`,
+    describe: ({ nodes }) => [`rpc unmigrate -> ${nodes[0]?.name}`],
+    run: unmigrateAnywhere,
+  },
+})
+
+/** Until the new primary takes writes. Where somebody else becomes primary there is nothing left to wait for. */
+export const routed: Step<Run> = {
+  name: 'routed',
+  describe: ({ address, poolers }) => [`rpc routed {address: ${address}} -> ${names(poolers)}`],
+  async run(run, signal) {
+    const over = new AbortController()
+    const elsewhere = new Promise<never>((_, reject) => {
+      run.world.watchPrimary(({ epoch, primary }) => {
+        if (epoch > run.epoch && primary !== null && primary !== run.target.name)
+          reject(new Failed(`${primary} became primary, not ${run.target.name}`, 'crm_mon shows the reason.'))
+      }, over.signal)
+    })
+    try {
+      await Promise.race([elsewhere, run.routes?.get(run.target.api)])
+      signal.throwIfAborted()
+      run.arrived = true
+    } finally {
+      over.abort()
+    }
+  },
+}
+
+/** The undo of the pause, as soon as it may be. */
+export const resume: Step<Run> = {
+  name: 'resume',
+  settles: 'pause',
+  describe: ({ poolers }) => [`rpc resume -> ${names(poolers)}`],
+}

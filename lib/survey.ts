@@ -1,0 +1,94 @@
+/** The cluster as everybody's answers show it, at one moment; and what follows from them. Nothing here asks or acts. */
+import { Refused } from './errors.ts'
+import type { Api, ClusterView, NodeStatus, NodeView } from './report.ts'
+
+/** A machine's API, and what it answered when asked for its status. */
+export interface Seen {
+  api: Api
+  /** Found among the Postgres nodes of the configuration, or among the proxies registered in etcd. */
+  kind: 'node' | 'app'
+  status?: NodeStatus
+  /** Why there is no status. */
+  error?: string
+  /** How far its clock is ahead of ours in ms, as well as one question can tell. */
+  skewMs?: number
+}
+
+export interface Holder {
+  host: string
+  pid: number
+  command: string
+  since: string
+}
+
+export interface Survey {
+  seen: Seen[]
+  /** The primary's address in etcd; null when there is no such key. */
+  published: string | null
+  /** Addresses of the Postgres nodes by name, from the published view. */
+  addresses: Record<string, string>
+  lock: Holder | null
+  /** Why etcd could not be read. */
+  etcdError?: string
+}
+
+/** A machine that answered. */
+export type Member = Seen & { name: string; status: NodeStatus }
+
+export const members = (survey: Survey): Member[] =>
+  survey.seen.flatMap((seen) =>
+    seen.status ? [{ ...seen, status: seen.status, name: seen.status.name }] : [],
+  )
+
+export const memberNamed = (survey: Survey, name: string): Member | undefined =>
+  members(survey).find((member) => member.name === name)
+
+/** Pacemaker's view, from a node in quorum if there is one: a node that was cut off believes old news. */
+export function clusterOf(survey: Survey): ClusterView | undefined {
+  const views = members(survey).flatMap(({ status }) => status.cluster ?? [])
+  return views.find((view) => view.quorum) ?? views[0]
+}
+
+/** The node that Pacemaker holds for the primary: online, promoted, and by the agent's own word. */
+export const promotedNode = (view: ClusterView | undefined): NodeView | undefined =>
+  view?.nodes.find((node) => node.online && node.role === 'Promoted' && node.status === 'PRI')
+
+/** The primary: Pacemaker says so, and its PostgreSQL too. */
+export function primaryOf(survey: Survey): Member | undefined {
+  const node = promotedNode(clusterOf(survey))
+  const member = node && memberNamed(survey, node.name)
+  return member?.status.postgres?.role === 'primary' ? member : undefined
+}
+
+/** How the primary sees its standbys, by name; streaming ones only. */
+export function streaming(survey: Survey): Map<string, { syncState: string; lagBytes: number | null }> {
+  const rows = primaryOf(survey)?.status.postgres?.replication ?? []
+  return new Map(rows.filter((row) => row.state === 'streaming').map((row) => [row.name, row]))
+}
+
+/**
+ * Who shall be primary: the node asked for, else the synchronous standby (with `ANY k`, where several count, the
+ * one that lags least).
+ * @throws Refused where there is none
+ */
+export function chooseTarget(survey: Survey, wanted: string): Member {
+  const primary = primaryOf(survey)
+  if (!primary) throw new Refused('there is no primary that answers', 'pgcm-status shows who says what.')
+  const standbys = streaming(survey)
+  const names = `Standbys that stream: ${[...standbys.keys()].join(', ') || 'none'}.`
+  if (wanted) {
+    if (wanted === primary.name) throw new Refused(`${wanted} is the primary already`)
+    const member = memberNamed(survey, wanted)
+    if (!member || member.kind !== 'node')
+      throw new Refused(`${wanted} is no Postgres node that answers`, names)
+    if (!standbys.has(wanted)) throw new Refused(`${wanted} does not stream from ${primary.name}`, names)
+    return member
+  }
+  const synchronous = [...standbys]
+    .filter(([, { syncState }]) => syncState === 'sync' || syncState === 'quorum')
+    .sort(([, a], [, b]) => (a.lagBytes ?? Infinity) - (b.lagBytes ?? Infinity))
+    .flatMap(([name]) => memberNamed(survey, name) ?? [])
+  if (!synchronous[0])
+    throw new Refused('there is no synchronous standby that answers', `${names} --to names one.`)
+  return synchronous[0]
+}

@@ -1,0 +1,134 @@
+/** The cluster as the commands reach it: etcd, and the API of every machine. */
+import { hostname } from 'node:os'
+import { connect as connectApi } from './api.ts'
+import type { Config } from './config.ts'
+import { messageOf } from './errors.ts'
+import { connect as connectEtcd } from './etcd.ts'
+import { lock } from './etcdlock.ts'
+import type { NodeStatus } from './nodestatus.ts'
+import { keysOf, parseCluster } from './publish.ts'
+import type { World } from './run.ts'
+import type { Holder, Seen, Survey } from './survey.ts'
+import { apiTls } from './tls.ts'
+import { now } from './wait.ts'
+
+const LEASE_MS = 15_000
+
+export interface Surroundings extends World {
+  /** Asks everybody at once. Whoever does not answer in time is part of the answer; only bad settings throw. */
+  survey(): Promise<Survey>
+  /** Keeps the record of a failover for pgcm-status --history. */
+  keep(record: { at: string }): Promise<void>
+  history(): Promise<Record<string, unknown>[]>
+  close(): void
+}
+
+type Api = ReturnType<typeof connectApi>
+
+export function connectWorld(config: Config): Surroundings {
+  const tls = apiTls(config)
+  const etcd = connectEtcd(config)
+  const keys = keysOf(config)
+  const apis = new Map<string, Api>()
+  // Dialled once and kept: in the pause nobody waits for a handshake.
+  const apiAt = (address: string): Api => {
+    const api = apis.get(address) ?? connectApi(address, tls)
+    apis.set(address, api)
+    return api
+  }
+
+  async function ask(address: string, kind: Seen['kind']): Promise<Seen> {
+    const api = apiAt(address)
+    const began = Date.now()
+    const start = now()
+    try {
+      const status = (await api.status({ deadlineMs: config.healthCheckTimeout })) as NodeStatus
+      const skewMs = status.at ? Date.parse(status.at) - (began + (now() - start) / 2) : undefined
+      return { api, kind, status, ...(skewMs !== undefined && { skewMs: Math.round(skewMs) }) }
+    } catch (error) {
+      return { api, kind, error: messageOf(error).replace(`${api.name}: status: `, '') }
+    }
+  }
+
+  async function inEtcd() {
+    const values = await etcd.read([keys.primary, keys.cluster, keys.lock])
+    const cluster = parseCluster(values[keys.cluster] ?? null)
+    return {
+      published: values[keys.primary]?.value ?? null,
+      addresses: Object.fromEntries(
+        (cluster?.nodes ?? []).flatMap(({ name, address }) => (address ? [[name, address]] : [])),
+      ),
+      lock: values[keys.lock] ? holderOf(values[keys.lock]?.value ?? '') : null,
+      proxies: [...(await etcd.list(keys.proxies)).values()].map(({ value }) => addressIn(value)),
+    }
+  }
+
+  return {
+    async survey() {
+      const nodes = Promise.all(config.failoverApiEndpoints.map((address) => ask(address, 'node')))
+      let known: Awaited<ReturnType<typeof inEtcd>>
+      try {
+        known = await inEtcd()
+      } catch (error) {
+        return { seen: await nodes, published: null, addresses: {}, lock: null, etcdError: messageOf(error) }
+      }
+      const { proxies, ...rest } = known
+      const apps = proxies.filter((address) => !config.failoverApiEndpoints.includes(address))
+      const seen = [...(await nodes), ...(await Promise.all(apps.map((address) => ask(address, 'app'))))]
+      return { seen, ...rest }
+    },
+
+    lock: (command, waitMs, signal) => {
+      const owner: Holder = { host: hostname(), pid: process.pid, command, since: new Date().toISOString() }
+      return lock(etcd, keys.lock, { ...owner }, { ttlMs: LEASE_MS, waitMs, signal })
+    },
+
+    watchPrimary(onChange, signal) {
+      const settings = { pollMs: 500, retryMs: 200, signal }
+      etcd
+        .follow([keys.cluster], settings, (values) => {
+          const cluster = parseCluster(values[keys.cluster] ?? null)
+          if (cluster) onChange(cluster)
+        })
+        .catch(() => {}) // only a shortcut: whoever waits has a deadline as well
+    },
+
+    async published() {
+      const cluster = parseCluster(await etcd.get(keys.cluster))
+      const address = cluster?.nodes.find(({ name }) => name === cluster.primary)?.address
+      return cluster?.primary && address ? { epoch: cluster.epoch, primary: cluster.primary, address } : null
+    },
+
+    async keep(record) {
+      const key = `/history/${record.at}`
+      await etcd.replace({ [key]: null }, { [key]: JSON.stringify(record) })
+    },
+
+    async history() {
+      return [...(await etcd.list('/history/')).values()].map(({ value }) => JSON.parse(value))
+    },
+
+    close() {
+      for (const api of apis.values()) api.close()
+      etcd.close()
+    },
+  }
+}
+
+function holderOf(text: string): Holder {
+  const unknown = { host: '?', pid: 0, command: text, since: '?' }
+  try {
+    return { ...unknown, ...JSON.parse(text) }
+  } catch {
+    return unknown
+  }
+}
+
+/** host:port, plain or in JSON. */
+function addressIn(value: string): string {
+  try {
+    return JSON.parse(value).address ?? value
+  } catch {
+    return value
+  }
+}

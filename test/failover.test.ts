@@ -1,0 +1,229 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { load } from '../lib/config.ts'
+import { ActNow, Expected, Failed, Refused } from '../lib/errors.ts'
+import { failover } from '../lib/failover.ts'
+import { fakeCluster, type Meddle } from './fake-cluster.ts'
+
+const QUICK = [
+  '--pause-timeout=200ms',
+  '--pause-expiry=3s',
+  '--resume-timeout=300ms',
+  '--pacemaker-timeout=900ms',
+]
+
+function scene(flags: string[] = ['--yes'], meddle?: Meddle) {
+  const controller = new AbortController()
+  const abort = (reason: Error) => controller.abort(reason)
+  const cluster = fakeCluster(meddle)
+  const text: string[] = []
+  const { config } = load('failover', [...QUICK, ...flags], { PGCM_CONFIG_FILE: '/dev/null' })
+  const run = () =>
+    failover({
+      config,
+      world: cluster.world,
+      out: { write: (more) => text.push(more) },
+      stdin: {},
+      env: {},
+      interrupts: () => ({ signal: controller.signal, abort, dispose() {} }),
+    }).then(
+      () => undefined,
+      (error: Expected) => error,
+    )
+  return { ...cluster, abort, run, text: () => text.join('') }
+}
+
+/** Nothing is left of a run, whatever happened to it. */
+function clean({ state, text }: ReturnType<typeof scene>, what = '') {
+  assert.equal([...state.paused.keys()], [], `${what}: still paused\n${text()}`)
+  assert.is(state.constraint, null, `${what}: constraint left\n${text()}`)
+  assert.is(state.locked, false, `${what}: locked\n${text()}`)
+  assert.equal(state.letGoWrongly, [], `${what}: let go onto nowhere\n${text()}`)
+}
+
+test('the primary moves to the synchronous standby; clients wait for nothing but the move', async () => {
+  const it = scene()
+  assert.is(await it.run(), undefined)
+  clean(it)
+  assert.is(it.state.primary, 'pg02')
+  assert.match(it.text(), 'pg02 (10.0.0.12) is primary instead of pg01; timeline 10')
+  const order = it.state.calls.filter((call) => !/status|routed|check$/.test(call))
+  assert.equal(order, [
+    'lock',
+    'pg01 checkpoint',
+    ...['pg01 pause', 'pg02 pause', 'pg03 pause', 'app01 pause'],
+    'pg02 migrate',
+    ...['pg01 resume', 'pg02 resume', 'pg03 resume', 'app01 resume'].sort(
+      (a, b) => order.indexOf(a) - order.indexOf(b),
+    ),
+    'pg02 unmigrate',
+    'unlock',
+  ])
+})
+
+test('--to names another standby', async () => {
+  const it = scene(['--yes', '--to=pg03'])
+  assert.is(await it.run(), undefined)
+  assert.is(it.state.primary, 'pg03')
+})
+
+test('--json: events, then a receipt, all JSON', async () => {
+  const it = scene(['--yes', '--json'])
+  await it.run()
+  const lines = it
+    .text()
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+  const receipt = lines.at(-1)
+  assert.is(receipt.event, 'receipt')
+  assert.equal([receipt.ok, receipt.from, receipt.to, receipt.timeline], [true, 'pg01', 'pg02', 10])
+  assert.type(receipt.pauseMs, 'number')
+  assert.ok(lines.some(({ event, step }) => event === 'done' && step === 'routed'))
+  assert.is(it.kept.length, 1)
+})
+
+test('--check touches nothing', async () => {
+  const it = scene(['--check'])
+  assert.is(await it.run(), undefined)
+  assert.ok(it.state.calls.every((call) => call.endsWith(' status')))
+})
+
+test('--dry-run says each call, and makes none', async () => {
+  const it = scene(['--dry-run'])
+  assert.is(await it.run(), undefined)
+  assert.ok(it.state.calls.every((call) => call.endsWith(' status')))
+  for (const said of [
+    'rpc pause {timeout_ms: 200, expiry_ms: 3000} -> pg01, pg02, pg03, app01',
+    'rpc migrate {target: pg02,',
+    'whatever happens, unmigrate',
+    'whatever happens, resume',
+  ])
+    assert.match(it.text(), said)
+})
+
+test('without a terminal it proceeds only with --yes', async () => {
+  const it = scene([])
+  const error = await it.run()
+  assert.instance(error, Refused)
+  assert.match(error?.hint ?? '', '--yes')
+  assert.ok(it.state.calls.every((call) => call.endsWith(' status')))
+})
+
+for (const [flag, says] of [
+  ['--to=pg01', 'pg01 is the primary already'],
+  ['--to=pg09', 'pg09 is no Postgres node that answers'],
+  ['--to=app01', 'app01 is no Postgres node that answers'],
+] as const) {
+  test(`${flag} is refused`, async () => {
+    const it = scene(['--yes', flag])
+    const error = await it.run()
+    assert.instance(error, Refused)
+    assert.is(error?.message, says)
+  })
+}
+
+test('a held lock is refused before anything is touched', async () => {
+  const it = scene()
+  it.state.locked = true
+  const error = await it.run()
+  assert.instance(error, Refused)
+  assert.match(error?.message ?? '', 'held by other (pid 1) on here')
+})
+
+test('a constraint left by a killed run is removed under the lock', async () => {
+  const it = scene()
+  it.state.constraint = 'pg02'
+  assert.is(await it.run(), undefined)
+  assert.equal(
+    it.state.calls.filter((call) => call.includes('migrate')),
+    ['pg02 unmigrate', 'pg02 migrate', 'pg02 unmigrate'],
+  )
+  clean(it)
+})
+
+test('one PgBouncer that cannot pause: nobody stays paused, the others are not waited for', async () => {
+  const it = scene(['--yes'], (call) => {
+    if (call === 'pg03 pause') throw new Failed('pg03: pause: app: jane@10.0.0.5 idle in transaction for 9 s')
+  })
+  const error = await it.run()
+  assert.instance(error, Failed)
+  assert.match(error?.message ?? '', 'jane@10.0.0.5')
+  clean(it)
+  assert.is(it.state.primary, 'pg01')
+})
+
+test('Pacemaker chooses another node: clients go there, and the run says so', async () => {
+  const it = scene()
+  it.state.chooses = 'pg03'
+  const error = await it.run()
+  assert.is(error?.message, 'pg03 became primary, not pg02')
+  clean(it)
+  assert.is(it.state.pointsAt.get('app01'), '10.0.0.13')
+})
+
+test('the move takes too long: clients are let go onto whoever is primary', async () => {
+  const it = scene()
+  it.state.moveMs = 1000
+  const error = await it.run()
+  assert.instance(error, Failed, error?.message)
+  clean(it)
+})
+
+test('a PgBouncer that cannot be resumed: act now', async () => {
+  const it = scene(['--yes'], (call) => {
+    if (call === 'app01 resume') throw new Failed('app01: resume: gone')
+  })
+  const error = await it.run()
+  assert.instance(error, ActNow)
+  assert.match(error?.message ?? '', 'app01: resume: gone')
+  assert.match(error?.hint ?? '', 'resumes by itself')
+  assert.equal([...it.state.paused.keys()], ['app01'])
+})
+
+test('a blip while resuming is overcome', async () => {
+  let times = 0
+  const it = scene(['--yes'], (call) => {
+    if (call === 'app01 resume' && ++times === 1) throw new Failed('blip')
+  })
+  assert.is(await it.run(), undefined)
+  clean(it)
+})
+
+/** What may happen at a call. Wherever it does, nothing is left behind. */
+const mishaps: Record<string, (it: ReturnType<typeof scene>, signal?: AbortSignal) => unknown> = {
+  fails: () => {
+    throw new Failed('mishap')
+  },
+  hangs: (_, signal) =>
+    new Promise((_, reject) => {
+      setTimeout(() => reject(new Failed('no answer')), 400)
+      signal?.addEventListener('abort', () => reject(new Failed('cancelled')))
+    }),
+  'sees an abort': (it) => it.abort(new Failed('aborted by SIGINT')),
+  'fails as the run is aborted': (it) => {
+    it.abort(new Failed('aborted by SIGINT'))
+    throw new Failed('mishap')
+  },
+}
+
+for (const [what, mishap] of Object.entries(mishaps)) {
+  test(`whichever call ${what}, nothing is left behind`, async () => {
+    const plain = scene()
+    await plain.run()
+    await Promise.all(
+      plain.state.calls.map(async (call, at) => {
+        const it: ReturnType<typeof scene> = scene(['--yes'], (_, index, signal) =>
+          index === at ? mishap(it, signal) : undefined,
+        )
+        const error = await it.run()
+        if (error && !(error instanceof Expected)) throw error
+        // Only what an undo itself meets may remain.
+        if (error instanceof ActNow) assert.match(call, /resume|unmigrate|unlock/, error.message)
+        else clean(it, `${call} (call ${at}) ${what}`)
+      }),
+    )
+  })
+}
+
+test.run()

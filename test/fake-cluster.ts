@@ -1,0 +1,207 @@
+/** A cluster made of objects: three nodes and an app node, a Pacemaker that moves the primary, an etcd with a lock. */
+import { Failed } from '../lib/errors.ts'
+import type { Api, ClusterView, NodeStatus } from '../lib/report.ts'
+import type { Survey } from '../lib/survey.ts'
+import { sleep } from '../lib/wait.ts'
+import type { Surroundings } from '../lib/world.ts'
+
+const NODES = ['pg01', 'pg02', 'pg03']
+const ADDRESS: Record<string, string> = { pg01: '10.0.0.11', pg02: '10.0.0.12', pg03: '10.0.0.13' }
+const nameAt = (address: string | null) => NODES.find((name) => ADDRESS[name] === address)
+
+/** Called before every call of the world; may throw, wait, or abort the run. */
+export type Meddle = (call: string, index: number, signal?: AbortSignal) => unknown
+
+export function fakeCluster(meddle: Meddle = () => {}) {
+  const state = {
+    primary: 'pg01' as string | null,
+    epoch: 9,
+    published: '10.0.0.11' as string | null,
+    constraint: null as string | null,
+    locked: false,
+    paused: new Map<string, string>(),
+    pointsAt: new Map([...NODES, 'app01'].map((name) => [name, '10.0.0.11'])),
+    calls: [] as string[],
+    /** Resumed although it did not point at a primary that takes writes. */
+    letGoWrongly: [] as string[],
+    /** Who Pacemaker really makes primary; `null`: whoever the constraint names. */
+    chooses: null as string | null,
+    moveMs: 20,
+  }
+  const call = async (name: string, signal?: AbortSignal) => {
+    state.calls.push(name)
+    await meddle(name, state.calls.length - 1, signal)
+  }
+
+  const move = async () => {
+    const target = state.chooses ?? state.constraint
+    if (!target) return
+    state.primary = null
+    await sleep(state.moveMs)
+    state.primary = target
+    state.epoch += 1
+    await sleep(2)
+    state.published = ADDRESS[target] as string
+    for (const name of state.pointsAt.keys()) state.pointsAt.set(name, state.published)
+  }
+
+  const api = (name: string): Api => ({
+    name,
+    address: `${name}:8080`,
+    async status() {
+      await call(`${name} status`)
+      return statusOf(name)
+    },
+    async checkpoint({ signal }) {
+      await call(`${name} checkpoint`, signal)
+      return { elapsedMs: 1 }
+    },
+    async pause({ owner, signal }) {
+      await call(`${name} pause`, signal)
+      state.paused.set(name, owner ?? '')
+    },
+    async resume({ signal }) {
+      await call(`${name} resume`, signal)
+      if (!state.primary || state.pointsAt.get(name) !== ADDRESS[state.primary]) state.letGoWrongly.push(name)
+      state.paused.delete(name)
+    },
+    async migrate({ target, signal }) {
+      await call(`${name} migrate`, signal)
+      state.constraint = target ?? 'pg02'
+      setTimeout(move, 5)
+    },
+    async unmigrate({ signal }) {
+      await call(`${name} unmigrate`, signal)
+      state.constraint = null
+    },
+    async routed({ address, timeoutMs, signal }) {
+      await call(`${name} routed`, signal)
+      const end = Date.now() + timeoutMs
+      for (;;) {
+        const writes = nameAt(address) !== name || state.primary === name
+        if (state.pointsAt.get(name) === address && writes) return { elapsedMs: 1 }
+        if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: routed: not in time`)
+        await sleep(2, signal)
+      }
+    },
+    close() {},
+  })
+  const apis = new Map([...NODES, 'app01'].map((name) => [name, api(name)]))
+
+  const view = (): ClusterView => ({
+    quorum: true,
+    dc: 'pg01',
+    version: '3.0.0',
+    maintenance: false,
+    fencing: true,
+    fenceDevices: ['fence-pg01'],
+    epoch: { called: state.epoch, promoted: state.epoch },
+    nodes: NODES.map((name) => ({
+      name,
+      online: true,
+      standby: false,
+      maintenance: false,
+      failed: false,
+      role: name === state.primary ? 'Promoted' : 'Unpromoted',
+      status: name === state.primary ? 'PRI' : name === 'pg03' ? 'HS:potential' : 'HS:sync',
+      dataStatus: name === state.primary ? 'LATEST' : 'STREAMING|SYNC',
+      score: name === state.primary ? 1000 : 100,
+    })),
+    constraints: state.constraint
+      ? [{ id: 'pgcm-move-msPostgresql', node: null, role: 'Promoted', expires: null, kind: 'ours' }]
+      : [],
+    failures: [],
+  })
+
+  function statusOf(name: string): NodeStatus {
+    const node = NODES.includes(name)
+    const primary = name === state.primary
+    return {
+      name,
+      address: ADDRESS[name] ?? '10.0.0.21',
+      at: new Date().toISOString(),
+      api: node ? 'supervise' : 'proxy',
+      version: '0.1.0',
+      errors: [],
+      pause: null,
+      cluster: node ? view() : null,
+      postgres: node
+        ? {
+            role: primary ? 'primary' : 'standby',
+            timeline: state.epoch,
+            lsn: '0/5000148',
+            replayPaused: false,
+            replayLagBytes: 0,
+            diskFree: 2 ** 34,
+            prepared: [],
+            longest: [],
+            replication: primary
+              ? NODES.filter((other) => other !== name).map((other) => ({
+                  name: other,
+                  state: 'streaming',
+                  syncState: other === 'pg03' ? 'potential' : 'sync',
+                  lagBytes: 0,
+                }))
+              : [],
+          }
+        : null,
+      pgbouncer: {
+        version: '1.24.1',
+        paused: state.paused.has(name),
+        databases: [
+          { name: 'app', host: state.pointsAt.get(name) ?? '', port: 5432, poolMode: 'transaction' },
+        ],
+        queryWaitTimeoutMs: 120_000,
+        serverLoginRetryMs: 100,
+      },
+    }
+  }
+
+  const kept: Record<string, unknown>[] = []
+  const world: Surroundings = {
+    async survey(): Promise<Survey> {
+      const seen = await Promise.all(
+        [...apis.values()].map(async (each) => {
+          const kind = NODES.includes(each.name) ? ('node' as const) : ('app' as const)
+          try {
+            return { api: each, kind, status: await each.status({ deadlineMs: 100 }), skewMs: 0 }
+          } catch (error) {
+            return { api: each, kind, error: (error as Error).message }
+          }
+        }),
+      )
+      const holder = { host: 'here', pid: 1, command: 'other', since: '2026-01-01T00:00:00Z' }
+      return { seen, published: state.published, addresses: ADDRESS, lock: state.locked ? holder : null }
+    },
+    async lock(_owner, _timeoutMs, signal) {
+      await call('lock', signal)
+      if (state.locked) throw new Failed('another failover holds the lock')
+      state.locked = true
+      return {
+        lost: new AbortController().signal,
+        check: () => call('lock check'),
+        release: async () => {
+          await call('unlock')
+          state.locked = false
+        },
+      }
+    },
+    watchPrimary(onChange, signal) {
+      const tick = () => {
+        if (signal.aborted) return
+        onChange({ epoch: state.epoch, primary: state.primary })
+        setTimeout(tick, 2)
+      }
+      tick()
+    },
+    async published() {
+      await call('published')
+      const primary = nameAt(state.published)
+      return primary && state.published ? { epoch: state.epoch, primary, address: state.published } : null
+    },
+    keep: async (record) => void kept.push(record),
+    history: async () => kept,
+    close() {},
+  }
+  return { state, world, kept, statusOf, apis }
+}

@@ -1,21 +1,22 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { XMLParser } from 'fast-xml-parser'
 import { Failed } from './errors.ts'
 import type { Node, Playground } from './playground-layout.ts'
 import * as layout from './playground-layout.ts'
 import { follow, say } from './playground-progress.ts'
 import { sh } from './sh.ts'
 import { now, since, until } from './wait.ts'
+import { find, parseXml } from './xml.ts'
 
 const repo = fileURLToPath(new URL('..', import.meta.url))
 const ingredients = ['ansible', 'bin', 'lib', 'templates', 'package.json', 'package-lock.json']
 
 function filesUnder(path: string): string[] {
   if (!existsSync(path)) return []
-  const entries = readdirSync(path, { withFileTypes: true, recursive: false })
+  if (statSync(path).isFile()) return [path]
+  const entries = readdirSync(path, { withFileTypes: true })
   return entries.flatMap((entry) => {
     const file = join(path, entry.name)
     return entry.isDirectory() ? filesUnder(file) : entry.isFile() ? [file] : []
@@ -25,10 +26,8 @@ function filesUnder(path: string): string[] {
 /** What the machines are made from, as a hash: the same hash needs no second playbook run. */
 export function hashOf(ground: Pick<Playground, 'release' | 'nodes' | 'subnet'>, root = repo): string {
   const hash = createHash('sha256').update(JSON.stringify([ground.release, ground.nodes, ground.subnet]))
-  const isDir = (path: string) => !/\.json$/.test(path)
   for (const ingredient of ingredients) {
-    const path = join(root, ingredient)
-    for (const file of isDir(ingredient) ? filesUnder(path).sort() : [path].filter(existsSync)) {
+    for (const file of filesUnder(join(root, ingredient)).sort()) {
       hash
         .update(`${relative(root, file)}\0`)
         .update(readFileSync(file))
@@ -92,6 +91,7 @@ export async function provision(ground: Playground, signal?: AbortSignal): Promi
         // All that Ansible leaves on this machine goes with the playground.
         ANSIBLE_HOME: home,
         ANSIBLE_LOCAL_TEMP: join(home, 'tmp'),
+        XDG_CACHE_HOME: layout.places.cache,
         ANSIBLE_SSH_CONTROL_PATH_DIR: controls,
         ANSIBLE_NOCOLOR: '1',
         ANSIBLE_NOCOWS: '1',
@@ -118,23 +118,13 @@ export async function closeConnections(ground: Playground): Promise<void> {
 export const on = (ground: Playground, node: Node, command: string, timeoutMs = 15_000, okCodes = [0]) =>
   sh([...layout.sshTo(ground, node), command], { timeoutMs, okCodes })
 
-/** Postgresql-status of each node in the XML of crm_mon. */
+/** Postgresql-status of each node in what `crm_mon --output-as=xml` prints. */
 export function statuses(xml: string): Map<string, string> {
-  const lists = ['node', 'attribute']
-  const parser = new XMLParser({
-    ignoreAttributes: false,
-    attributeNamePrefix: '',
-    isArray: (name) => lists.includes(name),
-  })
-  const root = parser.parse(xml)
-  const nodes: { name: string; attribute?: { name: string; value: string }[] }[] =
-    Object.values<any>(root)
-      .map((top) => top?.node_attributes?.node)
-      .find(Boolean) ?? []
+  const root = parseXml(xml, xml.includes('<pacemaker-result') ? 'pacemaker-result' : 'crm_mon')
   return new Map(
-    nodes.flatMap(({ name, attribute }) => {
-      const status = attribute?.find((each) => each.name === 'Postgresql-status')?.value
-      return status ? [[name, status] as const] : []
+    find(root, 'node_attributes', 'node').flatMap((node) => {
+      const status = find(node, 'attribute').find((each) => each.attributes.name === 'Postgresql-status')
+      return status ? [[node.attributes.name ?? '', status.attributes.value ?? '']] : []
     }),
   )
 }

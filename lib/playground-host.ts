@@ -26,6 +26,7 @@ export const needed: Record<string, string> = {
   'ssh-keygen': 'openssh-client',
   rsync: 'rsync',
   flock: 'util-linux',
+  npm: 'npm',
 }
 
 const memoryMiB = { machine: 550, spare: 500 }

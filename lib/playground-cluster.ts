@@ -68,7 +68,27 @@ export function progressOf(line: string): string | undefined {
   if (play) return play
   const task = line.match(/^(?:TASK|RUNNING HANDLER) \[(.*)\]/)?.[1]
   if (task) return `  ${task}`
-  return /^(fatal|failed): /.test(line) ? line.slice(0, 400) : undefined
+  return /^(fatal|failed): /.test(line) ? line : undefined
+}
+
+/** The first failure in Ansible's output: which task, on which machine, and the most telling line it has. */
+export function failureOf(output: string): string | undefined {
+  const lines = output.split('\n')
+  const at = lines.findIndex((line) => /^(fatal|failed): /.test(line))
+  if (at < 0) return undefined
+  const task = lines
+    .slice(0, at)
+    .reverse()
+    .find((line) => /^(TASK|RUNNING HANDLER) \[/.test(line))
+  const next = lines.findIndex((line, index) => index > at && !/^\s+\S/.test(line))
+  const details = lines.slice(at, next < 0 ? undefined : next)
+  const detail = (key: string) =>
+    details
+      .map((line) => line.match(`^ +${key}: *(.+)$`)?.[1])
+      .find((text) => text && !/^[>|]-?$|^''$/.test(text))
+  const node = lines[at]?.match(/\[([^\]]+)\]/)?.[1]
+  const name = task?.replace(/^.*?\[(.*)\].*$/, '$1')
+  return [name, node, detail('stderr') ?? detail('msg') ?? detail('censored')].filter(Boolean).join(': ')
 }
 
 /** Runs the playbook that also rolls out production. */
@@ -98,6 +118,10 @@ export async function provision(ground: Playground, signal?: AbortSignal): Promi
       },
       show: progressOf,
     })
+  } catch (error) {
+    const why = failureOf(readFileSync(join(ground.dir, 'ansible.log'), 'utf8'))
+    if (!why || signal?.aborted || !(error instanceof Failed)) throw error
+    throw new Failed(`ansible-playbook: ${why}`, error.hint, { cause: error })
   } finally {
     await closeConnections(ground)
   }

@@ -8,7 +8,7 @@ import { load } from '../lib/config.ts'
 import { Refused } from '../lib/errors.ts'
 import { log } from '../lib/log.ts'
 import { dispatch, verbNames } from '../lib/playground.ts'
-import { hashOf, isHealthy, progressOf, statuses } from '../lib/playground-cluster.ts'
+import { failureOf, hashOf, isHealthy, progressOf, statuses } from '../lib/playground-cluster.ts'
 import { ports, rules } from '../lib/playground-cuts.ts'
 import { fenceServer, type Sockets } from '../lib/playground-fence.ts'
 import { type Host, judge, missing, needed } from '../lib/playground-host.ts'
@@ -325,6 +325,20 @@ test('of Ansible one sees plays, tasks and failures', () => {
   assert.is(progressOf('TASK [etcd : Run etcd] ****'), '  etcd : Run etcd')
   assert.is(progressOf('ok: [pg01]'), undefined)
   assert.match(progressOf('fatal: [pg01]: FAILED! => no') ?? '', /^fatal: \[pg01\]/)
+})
+
+test('a failed playbook says which task failed where, and why', () => {
+  const output = [
+    'TASK [etcd : Run etcd] ****',
+    'fatal: [pg02]: FAILED! => ',
+    '    changed: true',
+    "    msg: ''",
+    "    stderr: 'sh: 4: source: parameter not set'",
+    '',
+    'PLAY RECAP ****',
+  ]
+  assert.is(failureOf(output.join('\n')), "etcd : Run etcd: pg02: 'sh: 4: source: parameter not set'")
+  assert.is(failureOf('PLAY RECAP'), undefined)
 })
 
 test('the playbook is run again when anything that goes into the machines changed', () =>

@@ -49,7 +49,10 @@ export function help(script: ScriptName): string {
     script === 'playground'
       ? ''
       : '\nEach option may also be an environment variable, PGCM_LOG_LEVEL for --log-level, or a key in the\nTOML file. A flag wins over the environment, the environment over the file.\n'
-  return `${usage}\n\n${wrap(summary, 0)}\n${sources}\nOptions:\n${optionsOf(script).map(helpOf).join('')}`
+  const verbs = Object.entries<string>(script === 'playground' ? scripts.playground.verbs : {})
+  const explained = verbs.map(([words, what]) => `  ${words.padEnd(20)}${what}\n`).join('')
+  const about = explained && `\nVerbs:\n${explained}`
+  return `${usage}\n\n${wrap(summary, 0)}\n${about}${sources}\nOptions:\n${optionsOf(script).map(helpOf).join('')}`
 }
 
 /** How an error ends the run: what is printed on stderr, and the exit code. */

@@ -1,4 +1,4 @@
-/** Every script, and what `--help` says of it. `rest` names the words that may follow the options. */
+/** Every script, and what `--help` says of it. `rest` names the words that may follow the options; `verbs` explains the first of them. */
 export const scripts = {
   supervise: {
     summary: 'Tells etcd what Pacemaker decided, and serves the API of this Postgres node.',
@@ -11,6 +11,17 @@ export const scripts = {
   playground: {
     summary: 'Boots the whole cluster on this machine, and breaks it on request.',
     rest: 'VERB [WORD...]',
+    verbs: {
+      up: 'make it, or go on where it stands; needs no answer',
+      down: 'shut the machines down; up brings them back',
+      destroy: 'remove it, and everything it left here but the images',
+      status: 'what runs, and what is cut off',
+      'ssh NODE [COMMAND]': 'go there, or run a command there',
+      'kill NODE': 'pull the plug',
+      'start NODE': 'put it back in',
+      'partition NODE': 'cut it off from the others, but not from this machine',
+      'heal [NODE]': 'end its cuts, or all of them',
+    },
   },
   lock: {
     summary: 'Runs a command while no failover can happen: a deploy, a backup.',

@@ -23,13 +23,12 @@ const stopped = new AbortController()
 
 /** The runbook: each step looks at what is there already, so that a second `up` goes on where the first one stood. */
 const up: Verb = async (given) => {
-  const plan = planOf(given)
-  const held = locked(plan.name)
+  planOf(given) // refuses before anything is touched
+  const held = locked(given.name)
   try {
     await host.installPackages(stopped.signal)
-    plan.image = existsSync(plan.image) ? plan.image : await ensureImage(plan.release, stopped.signal)
-    mkdirSync(plan.dir, { recursive: true, mode: 0o700 })
-    layout.writeState(plan)
+    const plan = settle(given)
+    if (!existsSync(plan.image)) await ensureImage(plan.release, stopped.signal)
     await cluster.writeAccess(plan)
     await network.bridgeUp(plan)
     await fence.startFence(plan)
@@ -77,6 +76,19 @@ function planOf(given: Given): Playground {
   host.judge(host.probe(), booting.length, fresh.length, existsSync(image))
   network.checkBridge(plan)
   return plan
+}
+
+/** Writes the plan down, so that no other playground takes the same subnet. */
+function settle(given: Given): Playground {
+  const held = lock('subnets', 'another playground is being made', 10)
+  try {
+    const plan = planOf(given)
+    mkdirSync(plan.dir, { recursive: true, mode: 0o700 })
+    layout.writeState(plan)
+    return plan
+  } finally {
+    held.release()
+  }
 }
 
 async function bootAll(ground: Playground): Promise<void> {

@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
 import { Refused } from '../lib/errors.ts'
 import { log } from '../lib/log.ts'
+import { scripts } from '../lib/options.ts'
 import { dispatch, verbNames } from '../lib/playground.ts'
 import { failureOf, hashOf, isHealthy, progressOf, statuses } from '../lib/playground-cluster.ts'
 import { ports, rules } from '../lib/playground-cuts.ts'
@@ -65,6 +66,10 @@ test('the words of the command line: verb, node, options in any order, the rest 
 test('every verb is known, and no other', () => {
   const verbs = ['up', 'down', 'destroy', 'status', 'ssh', 'kill', 'start', 'partition', 'heal']
   assert.equal(verbNames, verbs)
+  assert.equal(
+    Object.keys(scripts.playground.verbs).map((words) => words.split(' ')[0]),
+    verbs,
+  )
   for (const verb of verbs) assert.equal(dispatch([verb]).rest, [])
   refuses(() => dispatch([]), /which verb/)
   refuses(() => dispatch(['boot']), /unknown verb boot/)

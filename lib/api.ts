@@ -1,5 +1,6 @@
 import grpc from '@grpc/grpc-js'
 import { Failed } from './errors.ts'
+import type { NodeStatus } from './nodestatus.ts'
 import { blockersKey, date, definition, type Rpc, type Timestamp } from './proto.ts'
 import type { Tls } from './tls.ts'
 
@@ -94,14 +95,21 @@ export function connect(address: string, tls: Tls | null) {
     },
 
     /** PAUSE on that host, which resumes by itself after `expiryMs`. On time-out the pause has been undone, and the error names the blockers. */
-    async pause({ timeoutMs, expiryMs, ...options }: Call & { timeoutMs: number; expiryMs: number }) {
-      const request = { timeout_ms: timeoutMs, expiry_ms: expiryMs }
+    async pause({
+      timeoutMs,
+      expiryMs,
+      owner = '',
+      ...options
+    }: Call & { timeoutMs: number; expiryMs: number; owner?: string }) {
+      const request = { timeout_ms: timeoutMs, expiry_ms: expiryMs, owner }
       const reply = await call<{ created_at: Timestamp; expires_at: Timestamp }>('pause', request, options)
       return { createdAt: at(reply.created_at), expiresAt: at(reply.expires_at) }
     },
 
-    async resume(options: Call) {
-      return { createdAt: at((await call<{ created_at: Timestamp }>('resume', {}, options)).created_at) }
+    async resume({ owner = '', ...options }: Call & { owner?: string }) {
+      return {
+        createdAt: at((await call<{ created_at: Timestamp }>('resume', { owner }, options)).created_at),
+      }
     },
 
     /** Asks Pacemaker to move the promoted role; returns once it is asked, not once it has moved. */
@@ -127,8 +135,8 @@ export function connect(address: string, tls: Tls | null) {
       return { elapsedMs: (await call<{ elapsed_ms: number }>('checkpoint', {}, options)).elapsed_ms }
     },
 
-    /** That node's own view, as `NodeStatus` of nodestatus.ts describes it. */
-    async status(options: Call): Promise<unknown> {
+    /** That node's own view. */
+    async status(options: Call): Promise<NodeStatus> {
       return JSON.parse((await call<{ json: string }>('status', {}, options)).json)
     },
 

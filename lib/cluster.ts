@@ -66,8 +66,8 @@ export interface ClusterView {
   managed: boolean
   /** Version of the CIB, `admin.epoch.updates`. */
   cib: string
-  /** Highest epoch called, and highest promoted; 0 before the first. */
-  epoch: { called: number; promoted: number }
+  /** The highest epoch in which anybody was promoted, and each node's own last one; 0 before the first. */
+  epoch: { promoted: number; of: Record<string, number> }
   nodes: NodeView[]
   constraints: Constraint[]
   failures: Failure[]
@@ -167,12 +167,11 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
   const dc = find(monitor, 'summary', 'current_dc')[0]?.attributes
   const options = find(monitor, 'summary', 'cluster_options')[0]?.attributes
   const clone = find(monitor, 'resources', 'clone').find((c) => c.attributes.id === names.clone)
-  const properties = new Map(
-    find(cib, 'configuration', 'crm_config', 'cluster_property_set', 'nvpair').map(
-      ({ attributes: { name, value } }) => [name, value],
-    ),
-  )
-  const number = (what: string) => Number(properties.get(`pgcm-${names.resource}-${what}`) ?? 0) || 0
+  const prefix = `pgcm-${names.resource}-promoted-`
+  const promoted = find(cib, 'configuration', 'crm_config', 'cluster_property_set', 'nvpair')
+    .map(({ attributes: { name = '', value } }) => [name, Number(value)] as const)
+    .filter(([name, value]) => name.startsWith(prefix) && Number.isInteger(value))
+    .map(([name, value]) => [name.slice(prefix.length), value] as const)
   return {
     quorum: dc?.with_quorum === 'true',
     dc: dc?.name ?? null,
@@ -181,7 +180,7 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     fencing: options?.['stonith-enabled'] === 'true' || options?.['fencing-enabled'] === 'true',
     managed: clone?.attributes.managed !== 'false' && clone?.attributes.maintenance !== 'true',
     cib: `${admin_epoch}.${epoch}.${num_updates}`,
-    epoch: { called: number('called'), promoted: number('promoted') },
+    epoch: { promoted: Math.max(0, ...promoted.map(([, value]) => value)), of: Object.fromEntries(promoted) },
     nodes: nodesOf(monitor, names),
     constraints: constraintsOf(cib, names.clone),
     failures: find(monitor, 'failures', 'failure').map(({ attributes: failure }) => ({
@@ -197,8 +196,8 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
 }
 
 /**
- * The primary: online, in a partition with quorum, holding the promoted instance, and saying PRI and LATEST itself.
- * Null where there is none, or more than one claims it.
+ * The primary: online, in a partition with quorum, holding the promoted instance, saying PRI and LATEST itself, and
+ * promoted in the newest epoch. Null where there is none, or more than one claims it.
  */
 export function primaryOf(cluster: ClusterView): NodeView | null {
   if (!cluster.quorum) return null

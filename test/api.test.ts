@@ -58,7 +58,10 @@ test('requests and replies arrive as they are', async () => {
     assert.is(reply.createdAt.toISOString(), '2026-01-02T03:04:05.678Z')
     assert.is(reply.expiresAt.getTime() - reply.createdAt.getTime(), 25_000)
   })
-  assert.equal({ ...(seen[0] as object) }, { timeout: 0, expiry: 0, timeout_ms: 1500, expiry_ms: 25_000 })
+  assert.equal(
+    { ...(seen[0] as object) },
+    { timeout: 0, expiry: 0, timeout_ms: 1500, expiry_ms: 25_000, owner: '' },
+  )
 })
 
 test("the original's paths and field numbers", () => {

@@ -1,0 +1,140 @@
+import pg from 'pg'
+import type { Config } from './config.ts'
+import { Failed, messageOf } from './errors.ts'
+import { log } from './log.ts'
+import type { PostgresStatus } from './nodestatus.ts'
+import { now, since, sleep, within } from './wait.ts'
+
+/** Where PostgreSQL is, and how long a connection or one question may take. */
+export interface Server {
+  host: string
+  port: number
+  user: string
+  database: string
+  timeoutMs: number
+}
+
+export const serverOf = (config: Config): Server => ({
+  host: config.postgresSocketDir,
+  port: config.postgresPort,
+  user: config.postgresUser,
+  database: config.postgresDatabase,
+  timeoutMs: config.postgresTimeout,
+})
+
+/** PostgreSQL said no, or nothing. `code` is its SQLSTATE where it gave one. */
+export class PostgresFailed extends Failed {
+  readonly code: string | undefined
+
+  constructor(message: string, cause: unknown) {
+    super(message, undefined, { cause })
+    this.code = (cause as { code?: string }).code
+  }
+}
+
+type Query = <R extends pg.QueryResultRow>(text: string, timeoutMs?: number) => Promise<R[]>
+
+/** Runs `body` on a connection of its own. The connection is cut off afterwards: nothing of ours is left waiting. */
+export async function session<T>(server: Server, body: (query: Query) => Promise<T>): Promise<T> {
+  const { timeoutMs, ...where } = server
+  const client = new pg.Client({ ...where, connectionTimeoutMillis: timeoutMs, application_name: 'pgcm' })
+  client.on('error', (error) => log.debug('postgres.connection', { error })) // without a listener it would end the process
+  const fail = (what: string) => (cause: unknown) => {
+    throw new PostgresFailed(`PostgreSQL: ${what}: ${messageOf(cause)}`, cause)
+  }
+  try {
+    await client.connect().catch(fail(`cannot connect to ${where.host}, port ${where.port}`))
+    return await body(async <R extends pg.QueryResultRow>(text: string, limit = timeoutMs) => {
+      const { rows } = await within(limit, 'the answer', client.query<R>(text)).catch(
+        fail(text.trim().split('\n')[0] ?? ''),
+      )
+      return rows
+    })
+  } finally {
+    ;(client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
+  }
+}
+
+export async function isPrimary(server: Server): Promise<boolean> {
+  const [row] = await session(server, (query) =>
+    query<{ primary: boolean }>('SELECT NOT pg_is_in_recovery() AS "primary"'),
+  )
+  return row?.primary ?? false
+}
+
+/** Writes all dirty pages. As long as it takes, at most `timeoutMs`. */
+export async function checkpoint(server: Server, timeoutMs: number): Promise<number> {
+  const start = now()
+  await session(server, (query) => query('CHECKPOINT', timeoutMs))
+  return since(start)
+}
+
+/**
+ * Waits until PostgreSQL here takes a write and its synchronous standby has confirmed it. The time-out is on our side only:
+ * a statement_timeout would end the wait for the standby and call the commit done.
+ */
+export async function takesWrites(
+  server: Server,
+  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+): Promise<void> {
+  const start = now()
+  for (;;) {
+    const left = timeoutMs - (now() - start)
+    try {
+      await session({ ...server, timeoutMs: Math.min(server.timeoutMs, Math.max(1, left)) }, (query) =>
+        query("SELECT pg_logical_emit_message(true, 'pgcm', '')", Math.max(1, left)),
+      )
+      return
+    } catch (error) {
+      if (now() - start >= timeoutMs || signal.aborted) throw error
+      await sleep(10, signal) // starting up, or not promoted yet
+    }
+  }
+}
+
+const transactions = `
+  SELECT datname AS database, usename AS "user", state,
+         CASE WHEN client_addr IS NULL THEN 'local, pid ' || pid ELSE host(client_addr) || ':' || client_port END AS client,
+         (extract(epoch FROM now() - xact_start) * 1000)::float8 AS "ageMs"
+    FROM pg_stat_activity
+   WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+   ORDER BY xact_start LIMIT 10`
+
+const state = `
+  SELECT NOT pg_is_in_recovery() AS "primary", current_setting('server_version') AS version,
+         CASE WHEN pg_is_in_recovery() THEN COALESCE(
+              (SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint()))
+              ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline,
+         CASE WHEN pg_is_in_recovery() THEN COALESCE(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+              ELSE pg_current_wal_lsn() END::text AS lsn,
+         CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() END::text AS "replayLsn",
+         CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS "replayPaused",
+         CASE WHEN pg_is_in_recovery() THEN greatest(0, pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn()) END::float8
+           AS "replayLagBytes",
+         (SELECT sender_host FROM pg_stat_wal_receiver) AS upstream`
+
+const replication = `
+  SELECT application_name AS name, state, sync_state AS "syncState",
+         (pg_current_wal_lsn() - replay_lsn)::float8 AS "lagBytes",
+         (extract(epoch FROM replay_lag) * 1000)::float8 AS "lagMs"
+    FROM pg_stat_replication ORDER BY application_name`
+
+const prepared = `
+  SELECT gid, database, owner, (extract(epoch FROM now() - prepared) * 1000)::float8 AS "ageMs"
+    FROM pg_prepared_xacts ORDER BY prepared`
+
+/** What PostgreSQL here is and does. */
+export function status(server: Server): Promise<PostgresStatus> {
+  return session(server, async (query) => {
+    const [row] = await query<Omit<PostgresStatus, 'role'> & { primary: boolean }>(state)
+    if (!row) throw new Failed('PostgreSQL: it has no state')
+    const { primary, ...rest } = row
+    return {
+      ...rest,
+      role: primary ? 'primary' : 'standby',
+      replication: primary ? await query<PostgresStatus['replication'][number]>(replication) : [],
+      prepared: await query<PostgresStatus['prepared'][number]>(prepared),
+      longest: await query<PostgresStatus['longest'][number]>(transactions),
+    }
+  })
+}

@@ -1,0 +1,162 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { sh } from '../lib/sh.ts'
+
+const repository = fileURLToPath(new URL('..', import.meta.url))
+const ansible = join(repository, 'ansible')
+const role = (name: string, ...path: string[]) => join(ansible, 'roles', name, ...path)
+const roles = readdirSync(join(ansible, 'roles')).sort()
+
+const packages: Record<string, string> = { xmllint: 'libxml2-utils' }
+
+/** Runs a tool of Debian's in a directory; one that is not installed is a failure that names the package. */
+async function tool(dir: string, argv: string[], options: Parameters<typeof sh>[1] = {}) {
+  const name = argv[0] as string
+  const missing = await sh(['which', name], { okCodes: [0, 1] })
+  assert.is(missing.code, 0, `${name} is not installed: apt install ${packages[name] ?? name}`)
+  return sh(['env', '-C', dir, ...argv], { timeoutMs: 60_000, ...options })
+}
+
+/** YAML files as JSON; Ansible brings Python's parser with it. */
+async function yaml(files: string[]): Promise<unknown[]> {
+  const script = 'import json,sys,yaml; print(json.dumps([yaml.safe_load(open(f)) for f in sys.argv[1:]]))'
+  return JSON.parse((await tool(repository, ['python3', '-c', script, ...files])).stdout)
+}
+
+test('ansible-lint, profile production, finds nothing', async () => {
+  const { stdout, code } = await tool(ansible, ['ansible-lint', '--offline', '--nocolor', '--parseable'], {
+    okCodes: [0, 2],
+  })
+  assert.is(stdout, '')
+  assert.is(code, 0)
+})
+
+test('ansible-lint is not told to look away', async () => {
+  const [config] = (await yaml([join(ansible, '.ansible-lint')])) as Record<string, unknown>[]
+  assert.equal([config?.profile, config?.skip_list, config?.warn_list], ['production', [], []])
+  const { stdout } = await sh(['grep', '-rniE', 'noqa', ansible], { okCodes: [0, 1] })
+  assert.is(stdout, '')
+})
+
+test('every role declares its options, with the defaults that it has', async () => {
+  const files = roles.flatMap((name) => [
+    role(name, 'defaults/main.yml'),
+    role(name, 'meta/argument_specs.yml'),
+  ])
+  const documents = (await yaml(files)) as Record<string, unknown>[]
+  roles.forEach((name, i) => {
+    const spec = documents[2 * i + 1] as {
+      argument_specs: { main: { options: Record<string, { default: unknown; description?: string }> } }
+    }
+    const options = Object.entries(spec.argument_specs.main.options)
+    assert.equal(
+      Object.fromEntries(options.map(([key, option]) => [key, option.default])),
+      documents[2 * i],
+      name,
+    )
+    for (const [key, option] of options) assert.ok(option.description, `${key} has no description`)
+  })
+})
+
+test('task files are short, and main.yml is a table of contents', () => {
+  for (const name of roles) {
+    for (const file of readdirSync(role(name, 'tasks'))) {
+      const text = readFileSync(role(name, 'tasks', file), 'utf8')
+      assert.ok(text.split('\n').length <= 61, `${name}/tasks/${file} has more than 60 lines`)
+      if (file === 'main.yml') assert.not.match(text, /ansible\.builtin\.(?!(import|include)_tasks)/, name)
+    }
+  }
+})
+
+// Files from the directory of secrets, and templates that have a secret in them.
+const secret = /secrets_dir( \}\}\/| ~)|userlist|pgcm\.toml|roles\.sql|bootstrap\.sh|cib\.xml/
+
+test('nothing restarts PostgreSQL, and no task that handles a secret may print it', async () => {
+  const files = roles.flatMap((name) =>
+    ['tasks', 'handlers'].flatMap((dir) => {
+      const all =
+        dir === 'handlers' && !readdirSync(role(name)).includes(dir) ? [] : readdirSync(role(name, dir))
+      return all.map((file) => role(name, dir, file))
+    }),
+  )
+  const documents = (await yaml(files)) as Record<string, unknown>[][]
+  const tasks = documents
+    .flatMap((document) => document ?? [])
+    .flatMap((t) => [t, ...((t.block as []) ?? [])])
+  for (const task of tasks) {
+    const text = JSON.stringify(task)
+    assert.not.match(text, /"postgresql[^"]*","[^}]*"state":"(re)?started"/)
+    if (secret.test(text)) assert.is(task.no_log, true, text)
+  }
+})
+
+test('vagrant validate', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-vagrant-'))
+  try {
+    const env = { ...process.env, VAGRANT_HOME: dir, VAGRANT_DOTFILE_PATH: dir, PGCM_APP: '1' }
+    const { stdout } = await tool(join(repository, 'vagrant'), ['vagrant', 'validate', '--ignore-provider'], {
+      env,
+    })
+    assert.match(stdout, 'Vagrantfile validated successfully.')
+    assert.match(stdout, 'app01')
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+})
+
+const scripts = [
+  role('common', 'files/secrets'),
+  role('pacemaker', 'files/fence_playground'),
+  role('pacemaker', 'files/merge_cib'),
+  role('pgcm', 'files/pack'),
+  role('pgcm', 'files/unpack'),
+  role('pgcm', 'files/pgcm-alert'),
+]
+test("shellcheck finds nothing in the roles' scripts", async () => {
+  await tool(repository, ['shellcheck', '--shell=dash', ...scripts])
+})
+
+const fence = role('pacemaker', 'files/fence_playground')
+test('the fence agent describes itself well-formed, with the parameters and actions that Pacemaker asks for', async () => {
+  const { stdout } = await sh([fence, '-o', 'metadata'])
+  await tool(repository, ['xmllint', '--noout', '-'], { input: stdout })
+  for (const name of ['action', 'plug', 'port', 'socket']) assert.match(stdout, `<parameter name="${name}"`)
+  for (const name of ['off', 'reboot', 'status', 'list', 'monitor', 'metadata'])
+    assert.match(stdout, `<action name="${name}"/>`)
+})
+
+test('the fence agent refuses what it cannot do', async () => {
+  const cases: [string, RegExp][] = [
+    ['action=off\n', /needs a plug/],
+    ['action=explode\nplug=pg01', /unknown action 'explode'/],
+    ['action=status\nport=pg01\nsocket=/nowhere', /does not do 'GET \/status\/pg01' through \/nowhere/],
+    ['action=monitor\nsocket=/nowhere\n', /does not do 'GET \/list'/],
+  ]
+  for (const [input, message] of cases) {
+    const { stderr } = await sh([fence], { input, okCodes: [1] })
+    assert.match(stderr, message)
+  }
+})
+
+test('secrets are made once, for their owner only, and a certificate again when its address changed', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-secrets-'))
+  const secrets = async (...names: string[]) =>
+    (await sh([role('common', 'files/secrets'), join(dir, 's'), ...names])).stdout.trim().split('\n')
+  try {
+    const all = ['ca.key', 'ca.crt', 'corosync.authkey', 'app.password', 'pg01.key', 'pg01.crt']
+    assert.equal(await secrets('app', 'pg01=192.0.2.1'), all)
+    assert.equal(await secrets('app', 'pg01=192.0.2.1'), [''])
+    assert.equal(await secrets('app', 'pg01=192.0.2.2'), ['pg01.crt'])
+    const { stdout } = await sh(['find', join(dir, 's'), '-perm', '/077'])
+    assert.is(stdout, '')
+    await sh(['openssl', 'verify', '-CAfile', join(dir, 's/ca.crt'), join(dir, 's/pg01.crt')])
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+})
+
+test.run()

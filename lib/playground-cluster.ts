@@ -82,10 +82,18 @@ export function failureOf(output: string): string | undefined {
     .find((line) => /^(TASK|RUNNING HANDLER) \[/.test(line))
   const next = lines.findIndex((line, index) => index > at && !/^\s+\S/.test(line))
   const details = lines.slice(at, next < 0 ? undefined : next)
-  const detail = (key: string) =>
-    details
-      .map((line) => line.match(`^ +${key}: *(.+)$`)?.[1])
-      .find((text) => text && !/^[>|]-?$|^''$/.test(text))
+  const detail = (key: string): string | undefined => {
+    const start = details.findIndex((line) => line.trim().startsWith(`${key}: `))
+    const value = details[start]?.replace(/^[^:]*: */, '')
+    if (value === undefined || value === "''") return undefined
+    if (!/^[>|]-?$/.test(value)) return value
+    // A block of lines, indented more than its key.
+    const indent = (line: string | undefined) => line?.match(/^ */)?.[0].length ?? 0
+    const rest = details.slice(start + 1)
+    const end = rest.findIndex((line) => indent(line) <= indent(details[start]))
+    const block = rest.slice(0, end < 0 ? undefined : end).map((line) => line.trim())
+    return block.find((line) => /error|fail|not/i.test(line)) ?? block[0]
+  }
   const node = lines[at]?.match(/\[([^\]]+)\]/)?.[1]
   const name = task?.replace(/^.*?\[(.*)\].*$/, '$1')
   return [name, node, detail('stderr') ?? detail('msg') ?? detail('censored')].filter(Boolean).join(': ')

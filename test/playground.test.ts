@@ -343,6 +343,15 @@ test('a failed playbook says which task failed where, and why', () => {
     'PLAY RECAP ****',
   ]
   assert.is(failureOf(output.join('\n')), "etcd : Run etcd: pg02: 'sh: 4: source: parameter not set'")
+  const block = [
+    'TASK [pgcm : Copy] ****',
+    'fatal: [pg01]: FAILED! => ',
+    '    msg: |-',
+    '        Could not find x',
+    '        If so',
+    '    rc: 1',
+  ]
+  assert.is(failureOf(block.join('\n')), 'pgcm : Copy: pg01: Could not find x')
   assert.is(failureOf('PLAY RECAP'), undefined)
 })
 

@@ -51,19 +51,11 @@ export const clusterChecks: Record<string, Check> = {
     )
   },
 
-  fencing: (survey) => {
-    const view = clusterOf(survey)
-    const devices = view?.fenceDevices
-    return unless(
-      [
-        view && !view.fencing && warn('is off: a node that hangs cannot be stopped'),
-        view?.fencing &&
-          devices?.length === 0 &&
-          fail('is on, but no fence device runs', 'A stop that fails would block the cluster for good.'),
-      ],
-      devices ? `by ${devices.join(', ')}` : 'is on',
-    )
-  },
+  fencing: (survey) =>
+    unless(
+      [clusterOf(survey)?.fencing === false && warn('is off: a node that hangs cannot be stopped')],
+      'is on',
+    ),
 
   maintenance: (survey, { target }) => {
     const needed = [primaryOf(survey)?.name, target?.name]

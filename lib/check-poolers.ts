@@ -1,7 +1,7 @@
 /** Checks of the PgBouncers, without which clients would notice. */
 import type { Check } from './checks.ts'
 import { fail, seconds, unless } from './finding.ts'
-import type { NodeStatus } from './report.ts'
+import type { NodeStatus } from './nodestatus.ts'
 import { members, type Survey } from './survey.ts'
 
 type Pooler = NonNullable<NodeStatus['pgbouncer']>

@@ -1,7 +1,7 @@
 /** Getting through to machines while they change roles, die and come back. */
 
 import type { Tell } from './pipeline.ts'
-import type { Api } from './report.ts'
+import type { Api } from './api.ts'
 import type { Run } from './run.ts'
 import { now, sleep } from './wait.ts'
 

@@ -1,5 +1,6 @@
 /** One planned failover: what it is to do, and what it has done so far. */
-import type { Api, Lock } from './report.ts'
+import type { Api } from './api.ts'
+import type { Lock } from './etcdlock.ts'
 import type { Member } from './survey.ts'
 
 /** Milliseconds. */

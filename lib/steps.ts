@@ -2,7 +2,7 @@
 import { Failed, messageOf } from './errors.ts'
 import type { Step, Undo } from './pipeline.ts'
 import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
-import type { Api } from './report.ts'
+import type { Api } from './api.ts'
 import type { Run, Times } from './run.ts'
 import { now } from './wait.ts'
 

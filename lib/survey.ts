@@ -1,6 +1,9 @@
 /** The cluster as everybody's answers show it, at one moment; and what follows from them. Nothing here asks or acts. */
+
+import type { Api } from './api.ts'
+import { type ClusterView, primaryOf as promotedNode } from './cluster.ts'
 import { Refused } from './errors.ts'
-import type { Api, ClusterView, NodeStatus, NodeView } from './report.ts'
+import type { NodeStatus } from './nodestatus.ts'
 
 /** A machine's API, and what it answered when asked for its status. */
 export interface Seen {
@@ -49,13 +52,10 @@ export function clusterOf(survey: Survey): ClusterView | undefined {
   return views.find((view) => view.quorum) ?? views[0]
 }
 
-/** The node that Pacemaker holds for the primary: online, promoted, and by the agent's own word. */
-export const promotedNode = (view: ClusterView | undefined): NodeView | undefined =>
-  view?.nodes.find((node) => node.online && node.role === 'Promoted' && node.status === 'PRI')
-
 /** The primary: Pacemaker says so, and its PostgreSQL too. */
 export function primaryOf(survey: Survey): Member | undefined {
-  const node = promotedNode(clusterOf(survey))
+  const view = clusterOf(survey)
+  const node = view && promotedNode(view)
   const member = node && memberNamed(survey, node.name)
   return member?.status.postgres?.role === 'primary' ? member : undefined
 }

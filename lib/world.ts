@@ -1,11 +1,10 @@
 /** The cluster as the commands reach it: etcd, and the API of every machine. */
 import { hostname } from 'node:os'
-import { connect as connectApi } from './api.ts'
+import { type Api, connect as connectApi } from './api.ts'
 import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
 import { connect as connectEtcd } from './etcd.ts'
 import { lock } from './etcdlock.ts'
-import type { NodeStatus } from './nodestatus.ts'
 import { keysOf, parseCluster } from './publish.ts'
 import type { World } from './run.ts'
 import type { Holder, Seen, Survey } from './survey.ts'
@@ -22,8 +21,6 @@ export interface Surroundings extends World {
   history(): Promise<Record<string, unknown>[]>
   close(): void
 }
-
-type Api = ReturnType<typeof connectApi>
 
 export function connectWorld(config: Config): Surroundings {
   const tls = apiTls(config)
@@ -42,7 +39,7 @@ export function connectWorld(config: Config): Surroundings {
     const began = Date.now()
     const start = now()
     try {
-      const status = (await api.status({ deadlineMs: config.healthCheckTimeout })) as NodeStatus
+      const status = await api.status({ deadlineMs: config.healthCheckTimeout })
       const skewMs = status.at ? Date.parse(status.at) - (began + (now() - start) / 2) : undefined
       return { api, kind, status, ...(skewMs !== undefined && { skewMs: Math.round(skewMs) }) }
     } catch (error) {

@@ -1,6 +1,9 @@
 /** A cluster made of objects: three nodes and an app node, a Pacemaker that moves the primary, an etcd with a lock. */
+
+import type { Api } from '../lib/api.ts'
+import type { ClusterView } from '../lib/cluster.ts'
 import { Failed } from '../lib/errors.ts'
-import type { Api, ClusterView, NodeStatus } from '../lib/report.ts'
+import type { NodeStatus } from '../lib/nodestatus.ts'
 import type { Survey } from '../lib/survey.ts'
 import { sleep } from '../lib/wait.ts'
 import type { Surroundings } from '../lib/world.ts'
@@ -45,73 +48,80 @@ export function fakeCluster(meddle: Meddle = () => {}) {
     for (const name of state.pointsAt.keys()) state.pointsAt.set(name, state.published)
   }
 
-  const api = (name: string): Api => ({
-    name,
-    address: `${name}:8080`,
-    async status() {
-      await call(`${name} status`)
-      return statusOf(name)
-    },
-    async checkpoint({ signal }) {
-      await call(`${name} checkpoint`, signal)
-      return { elapsedMs: 1 }
-    },
-    async pause({ owner, signal }) {
-      await call(`${name} pause`, signal)
-      state.paused.set(name, owner ?? '')
-    },
-    async resume({ signal }) {
-      await call(`${name} resume`, signal)
-      if (!state.primary || state.pointsAt.get(name) !== ADDRESS[state.primary]) state.letGoWrongly.push(name)
-      state.paused.delete(name)
-    },
-    async migrate({ target, signal }) {
-      await call(`${name} migrate`, signal)
-      state.constraint = target ?? 'pg02'
-      setTimeout(move, 5)
-    },
-    async unmigrate({ signal }) {
-      await call(`${name} unmigrate`, signal)
-      state.constraint = null
-    },
-    async routed({ address, timeoutMs, signal }) {
-      await call(`${name} routed`, signal)
-      const end = Date.now() + timeoutMs
-      for (;;) {
-        const writes = nameAt(address) !== name || state.primary === name
-        if (state.pointsAt.get(name) === address && writes) return { elapsedMs: 1 }
-        if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: routed: not in time`)
-        await sleep(2, signal)
-      }
-    },
-    close() {},
-  })
+  /** Only what the commands use. */
+  const api = (name: string) =>
+    ({
+      name,
+      address: `${name}:8080`,
+      async status() {
+        await call(`${name} status`)
+        return statusOf(name)
+      },
+      async checkpoint({ signal }: Parameters<Api['checkpoint']>[0]) {
+        await call(`${name} checkpoint`, signal)
+        return { elapsedMs: 1 }
+      },
+      async pause({ owner, signal }: Parameters<Api['pause']>[0]) {
+        await call(`${name} pause`, signal)
+        state.paused.set(name, owner ?? '')
+      },
+      async resume({ signal }: Parameters<Api['resume']>[0]) {
+        await call(`${name} resume`, signal)
+        if (!state.primary || state.pointsAt.get(name) !== ADDRESS[state.primary])
+          state.letGoWrongly.push(name)
+        state.paused.delete(name)
+      },
+      async migrate({ target, signal }: Parameters<Api['migrate']>[0]) {
+        await call(`${name} migrate`, signal)
+        state.constraint = target ?? 'pg02'
+        setTimeout(move, 5)
+      },
+      async unmigrate({ signal }: Parameters<Api['unmigrate']>[0]) {
+        await call(`${name} unmigrate`, signal)
+        state.constraint = null
+      },
+      async routed({ address, timeoutMs, signal }: Parameters<Api['routed']>[0]) {
+        await call(`${name} routed`, signal)
+        const end = Date.now() + timeoutMs
+        for (;;) {
+          const writes = nameAt(address) !== name || state.primary === name
+          if (state.pointsAt.get(name) === address && writes) return { elapsedMs: 1 }
+          if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: routed: not in time`)
+          await sleep(2, signal)
+        }
+      },
+      close() {},
+    }) as unknown as Api
   const apis = new Map([...NODES, 'app01'].map((name) => [name, api(name)]))
 
-  const view = (): ClusterView => ({
-    quorum: true,
-    dc: 'pg01',
-    version: '3.0.0',
-    maintenance: false,
-    fencing: true,
-    fenceDevices: ['fence-pg01'],
-    epoch: { called: state.epoch, promoted: state.epoch },
-    nodes: NODES.map((name) => ({
-      name,
-      online: true,
-      standby: false,
+  const view = () =>
+    ({
+      quorum: true,
+      dc: 'pg01',
+      version: '3.0.0',
       maintenance: false,
-      failed: false,
-      role: name === state.primary ? 'Promoted' : 'Unpromoted',
-      status: name === state.primary ? 'PRI' : name === 'pg03' ? 'HS:potential' : 'HS:sync',
-      dataStatus: name === state.primary ? 'LATEST' : 'STREAMING|SYNC',
-      score: name === state.primary ? 1000 : 100,
-    })),
-    constraints: state.constraint
-      ? [{ id: 'pgcm-move-msPostgresql', node: null, role: 'Promoted', expires: null, kind: 'ours' }]
-      : [],
-    failures: [],
-  })
+      fencing: true,
+      fenceDevices: ['fence-pg01'],
+      epoch: { promoted: state.epoch, of: {} },
+      cib: '0.1.1',
+      managed: true,
+      nodes: NODES.map((name) => ({
+        name,
+        online: true,
+        standby: false,
+        maintenance: false,
+        failed: false,
+        role: name === state.primary ? 'Promoted' : 'Unpromoted',
+        status: name === state.primary ? 'PRI' : name === 'pg03' ? 'HS:potential' : 'HS:sync',
+        unclean: false,
+        dataStatus: name === state.primary ? 'LATEST' : 'STREAMING|SYNC',
+        score: name === state.primary ? 1000 : 100,
+      })),
+      constraints: state.constraint
+        ? [{ id: 'pgcm-move-msPostgresql', node: null, role: 'Promoted', expires: null, kind: 'ours' }]
+        : [],
+      failures: [],
+    }) as unknown as ClusterView
 
   function statusOf(name: string): NodeStatus {
     const node = NODES.includes(name)
@@ -130,6 +140,9 @@ export function fakeCluster(meddle: Meddle = () => {}) {
             role: primary ? 'primary' : 'standby',
             timeline: state.epoch,
             lsn: '0/5000148',
+            replayLsn: '0/5000148',
+            upstream: null,
+            version: '17.6',
             replayPaused: false,
             replayLagBytes: 0,
             diskFree: 2 ** 34,
@@ -141,12 +154,16 @@ export function fakeCluster(meddle: Meddle = () => {}) {
                   state: 'streaming',
                   syncState: other === 'pg03' ? 'potential' : 'sync',
                   lagBytes: 0,
+                  lagMs: 0,
                 }))
               : [],
           }
         : null,
       pgbouncer: {
         version: '1.24.1',
+        clientsActive: 1,
+        clientsWaiting: 0,
+        maxWaitMs: 0,
         paused: state.paused.has(name),
         databases: [
           { name: 'app', host: state.pointsAt.get(name) ?? '', port: 5432, poolMode: 'transaction' },

@@ -1,0 +1,137 @@
+/** pgcm-rejoin: brings a stopped former primary back as a standby, on that machine itself. */
+import { confirm } from './ask.ts'
+import { run } from './cli.ts'
+import { colour } from './colour.ts'
+import type { Config } from './config.ts'
+import { type Cure, diagnose } from './diagnosis.ts'
+import { messageOf, Refused } from './errors.ts'
+import { type Local, localMachine } from './local.ts'
+import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
+import { kindOf, type Out, viewOf } from './view.ts'
+import type { Relation } from './wal.ts'
+
+/** One rejoining: what was found, and what follows. */
+export interface Rejoining {
+  local: Local
+  address: string
+  cure: Cure
+  relation?: Relation | undefined
+  times: { rejoin: number; rewind: number }
+}
+
+/** The procedure. Nothing is undone: each step may be repeated, and until all are done PostgreSQL does not start. */
+export const procedure = (cure: Cure): Step<Rejoining>[] => [
+  ...(cure === 'rewind' ? [keepLost, rewind] : []),
+  ...(cure === 'base backup' ? [backUp] : []),
+  ...(cure === 'base backup' || cure === 'finish swap' ? [swap] : []),
+  release,
+  cleanUp,
+  stream,
+]
+
+const keepLost: Step<Rejoining> = {
+  name: 'write down',
+  describe: () => ['pg_waldump --rmgr=Transaction from the fork on -> a file beside the lock file'],
+  async run({ local, relation }, _, tell) {
+    if (relation?.kind === 'diverged') tell(`what is thrown away: ${await local.keepLost(relation.fork)}`)
+  },
+}
+const rewind: Step<Rejoining> = {
+  name: 'rewind',
+  describe: ({ local, address }) => local.rewindCommands(address),
+  run: ({ local, address, times }, signal) => local.rewind(address, { timeoutMs: times.rewind, signal }),
+}
+const backUp: Step<Rejoining> = {
+  name: 'back up',
+  describe: ({ local, address }) => local.backupCommands(address),
+  run: ({ local, address, times }, signal) => local.backUp(address, { timeoutMs: times.rewind, signal }),
+}
+const swap: Step<Rejoining> = {
+  name: 'swap',
+  describe: ({ local }) => [
+    `mv the copy to ${local.agent.pgdata}; the old one is kept until this one streams`,
+  ],
+  run: ({ local }) => local.swap(),
+}
+const release: Step<Rejoining> = {
+  name: 'release',
+  describe: ({ local }) => [`rm ${local.agent.lockFile} ${local.agent.pendingFile}`],
+  run: ({ local }) => local.release(),
+}
+const cleanUp: Step<Rejoining> = {
+  name: 'clean up',
+  describe: ({ local }) => local.cleanupCommands(),
+  run: ({ local }) => local.cleanUp(),
+}
+const stream: Step<Rejoining> = {
+  name: 'stream',
+  describe: ({ times }) => [`wait until it streams, ${times.rejoin / 1000} s at most`],
+  async run({ local, times }, signal, tell) {
+    tell(await local.streams(times.rejoin, signal))
+    await local.discard()
+  },
+}
+
+export interface Scene {
+  config: Config
+  local: Local
+  out: Out
+  stdin: { isTTY?: boolean | undefined }
+  env: NodeJS.ProcessEnv
+  interrupts?: typeof abortOnSignals
+}
+
+export async function rejoin(scene: Scene): Promise<void> {
+  const { config, local, out, stdin, env, interrupts = abortOnSignals } = scene
+  const { signal, dispose } = interrupts()
+  try {
+    const found = await diagnose(local, signal)
+    const steps = procedure(found.cure)
+    const view = viewOf(
+      kindOf(out, config.json, env),
+      out,
+      steps.map(({ name }) => ({ name })),
+    )
+    for (const line of found.evidence) view.say(line)
+    view.say(`${colour.bold(found.verdict)}`)
+    view.record({
+      event: 'evidence',
+      node: local.node,
+      cure: found.cure,
+      relation: found.relation,
+      verdict: found.verdict,
+      lines: found.evidence,
+    })
+    if (!config.dryRun)
+      await confirm(`Rejoin ${local.node} to ${found.primary}?`, { ...stdin, yes: config.yes })
+    const state = { ...found, local, times: { rejoin: config.rejoinTimeout, rewind: config.rewindTimeout } }
+    try {
+      const timings = await pipeline(steps, state, { signal, on: view.on, dryRun: config.dryRun })
+      await view.close()
+      if (config.dryRun) return
+      view.say(`${colour.green('done')}: ${local.node} streams from ${found.primary}`)
+      view.record({
+        event: 'receipt',
+        ok: true,
+        node: local.node,
+        primary: found.primary,
+        cure: found.cure,
+        steps: timings,
+      })
+    } catch (error) {
+      await view.close()
+      view.record({ event: 'receipt', ok: false, node: local.node, error: messageOf(error) })
+      throw error
+    }
+  } finally {
+    dispose()
+  }
+}
+
+export const main = () =>
+  run('rejoin', async (config, _, io) => {
+    if (process.getuid?.() !== 0)
+      throw new Refused('only root can do this', 'sudo pgcm-rejoin, on the stopped node.')
+    const local = await localMachine(config)
+    await rejoin({ config, local, out: io.stdout, stdin: io.stdin, env: io.env })
+  })

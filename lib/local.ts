@@ -2,13 +2,15 @@
 import { readFile, realpath } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Agent, asPostgres, readAgent } from './agent.ts'
+import { connect } from './api.ts'
 import { primaryOf } from './cluster.ts'
 import type { Config } from './config.ts'
-import { Failed, messageOf } from './errors.ts'
+import { Failed, messageOf, Refused } from './errors.ts'
 import { numberIn, type Ours, readOurs, readTheirs } from './evidence.ts'
 import { addressOf, cleanup, cleanupCommand, readCluster } from './pacemaker.ts'
 import * as renewal from './renewal.ts'
 import { CommandFailed, sh } from './sh.ts'
+import { apiTls } from './tls.ts'
 import { until } from './wait.ts'
 import { type Fork, type Histories, parseControl } from './wal.ts'
 
@@ -36,6 +38,8 @@ export interface Local {
   beyondRewind(address: string, signal: AbortSignal): Promise<string | undefined>
   noBackup(): Promise<string | undefined>
   keepLost(fork: Fork): Promise<string>
+  /** On the primary: pg_rewind up to release 15 believes its pg_control, which lags until a checkpoint is done. */
+  checkpoint(primary: string, signal: AbortSignal): Promise<void>
   rewindCommands(address: string): string[]
   rewind(address: string, bounds: Bounds): Promise<void>
   backupCommands(address: string): string[]
@@ -122,6 +126,16 @@ export async function localMachine(config: Config): Promise<Local> {
     noBackup: () => renewal.noBackup(agent),
     keepLost: (fork) => renewal.keepLost(agent, ours?.timeline ?? fork.timeline, fork),
 
+    async checkpoint(primary, signal) {
+      const endpoint = config.failoverApiEndpoints.find((each) => each.startsWith(`${primary}:`))
+      if (!endpoint) throw new Refused(`failover-api-endpoints does not name ${primary}`)
+      const api = connect(endpoint, apiTls(config))
+      try {
+        await api.checkpoint({ deadlineMs: 600_000, signal })
+      } finally {
+        api.close()
+      }
+    },
     rewindCommands: (address) => [
       ...(crashed(ours) ? [renewal.singleUser(agent).join(' ')] : []),
       renewal.rewindCommand(agent, address).join(' '),

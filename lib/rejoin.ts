@@ -13,6 +13,7 @@ import type { Relation } from './wal.ts'
 /** One rejoining: what was found, and what follows. */
 export interface Rejoining {
   local: Local
+  primary: string
   address: string
   cure: Cure
   relation?: Relation | undefined
@@ -21,7 +22,7 @@ export interface Rejoining {
 
 /** The procedure. Nothing is undone: each step may be repeated, and until all are done PostgreSQL does not start. */
 export const procedure = (cure: Cure): Step<Rejoining>[] => [
-  ...(cure === 'rewind' ? [keepLost, rewind] : []),
+  ...(cure === 'rewind' ? [keepLost, checkpoint, rewind] : []),
   ...(cure === 'base backup' ? [backUp] : []),
   ...(cure === 'base backup' || cure === 'finish swap' ? [swap] : []),
   release,
@@ -35,6 +36,11 @@ const keepLost: Step<Rejoining> = {
   async run({ local, relation }, _, tell) {
     if (relation?.kind === 'diverged') tell(`what is thrown away: ${await local.keepLost(relation.fork)}`)
   },
+}
+const checkpoint: Step<Rejoining> = {
+  name: 'checkpoint',
+  describe: ({ primary }) => [`rpc checkpoint -> ${primary}`],
+  run: ({ local, primary }, signal) => local.checkpoint(primary, signal),
 }
 const rewind: Step<Rejoining> = {
   name: 'rewind',

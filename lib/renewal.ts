@@ -120,7 +120,13 @@ export async function rewind(
     })
   }
   await writeStage(agent, 'rewinding')
-  await sh(rewindCommand(agent, address), { timeoutMs, signal })
+  const { stdout, stderr } = await sh(rewindCommand(agent, address), { timeoutMs, signal })
+  // Up to release 15 it believes the primary's pg_control, which is of the old timeline until a checkpoint is done.
+  if (/no rewind required/.test(stdout + stderr))
+    throw new Failed(
+      'pg_rewind found nothing to rewind, but the histories have parted',
+      'CHECKPOINT on the primary.',
+    )
   await writeStage(agent, 'ready')
 }
 

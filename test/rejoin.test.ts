@@ -1,0 +1,250 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseAgent } from '../lib/agent.ts'
+import { load } from '../lib/config.ts'
+import { type Expected, Failed, Refused } from '../lib/errors.ts'
+import type { Ours } from '../lib/evidence.ts'
+import type { Local } from '../lib/local.ts'
+import { rejoin } from '../lib/rejoin.ts'
+import type { Histories } from '../lib/wal.ts'
+
+const CIB = `<primitive id="Postgresql" class="ocf" provider="pgcm" type="pgsql">
+  <instance_attributes id="i">
+    <nvpair id="a" name="pgdata" value="/var/lib/postgresql/17/main"/>
+    <nvpair id="b" name="bindir" value="/usr/lib/postgresql/17/bin"/>
+    <nvpair id="c" name="config" value="/etc/postgresql/17/main/postgresql.conf"/>
+    <nvpair id="d" name="primary_conninfo_opt" value="passfile=/x connect_timeout=2"/>
+  </instance_attributes>
+</primitive>`
+
+test("the agent's parameters come from the CIB, its files from tmpdir", () => {
+  const agent = parseAgent(CIB)
+  assert.is(agent.pgdata, '/var/lib/postgresql/17/main')
+  assert.is(agent.repuser, 'replicator')
+  assert.is(agent.pendingFile, '/var/lib/pgcm/agent/rejoin.pending')
+  assert.throws(() => parseAgent('<primitive id="x"/>'), 'no parameter pgdata')
+})
+
+const control = {
+  systemId: '7',
+  state: 'shut down',
+  timeline: 9,
+  checkpoint: '0/4FFFF88',
+  redo: '0/4FFFF88',
+  checksums: true,
+  walLogHints: true,
+}
+const OURS: Ours = {
+  control,
+  timeline: 9,
+  last: '0/4FFFF88',
+  lastWhat: 'XLOG CHECKPOINT_SHUTDOWN',
+  history: [],
+}
+const THEIRS: Histories['theirs'] = {
+  systemId: '7',
+  timeline: 10,
+  lsn: '0/6000000',
+  history: [{ timeline: 9, end: '0/5000000' }],
+}
+
+function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
+  const did: string[] = []
+  const act =
+    <T>(name: string, value?: T) =>
+    async () => {
+      did.push(name)
+      return value as T
+    }
+  const local: Local = {
+    node: 'pg01',
+    agent: parseAgent(CIB),
+    primary: async () => ({ name: 'pg02', address: '10.0.0.12' }),
+    running: async () => null,
+    marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: null }),
+    ours: async () => OURS,
+    state: async () => 'shut down',
+    theirs: async () => THEIRS,
+    beyondRewind: async () => undefined,
+    noBackup: async () => undefined,
+    keepLost: act('keep lost', '/lost.txt'),
+    checkpoint: act('checkpoint'),
+    rewindCommands: () => ['pg_rewind ...'],
+    rewind: act('rewind'),
+    backupCommands: () => ['pg_basebackup ...'],
+    backUp: act('back up'),
+    swap: act('swap'),
+    release: act('release'),
+    cleanupCommands: () => ['crm_resource --cleanup --resource Postgresql --node pg01'],
+    cleanUp: act('clean up'),
+    streams: act('streams', 'HS:sync, STREAMING|SYNC'),
+    discard: act('discard'),
+    ...over,
+  }
+  const text: string[] = []
+  const { config } = load('rejoin', flags, { PGCM_CONFIG_FILE: '/dev/null' })
+  const run = () =>
+    rejoin({ config, local, out: { write: (more) => text.push(more) }, stdin: {}, env: {} }).then(
+      () => undefined,
+      (error: Expected) => error,
+    )
+  return { did, run, text: () => text.join('') }
+}
+
+const DIVERGED: Partial<Local> = { ours: async () => ({ ...OURS, last: '0/5000060' }) }
+const END = ['release', 'clean up', 'streams', 'discard']
+
+for (const [what, over, wanted, says] of [
+  ['clean data is only released', {}, END, "clean: its history is part of the primary's"],
+  [
+    'diverged data is rewound, after what will be lost is written down',
+    DIVERGED,
+    ['keep lost', 'checkpoint', 'rewind', ...END],
+    'diverged: pg_rewind to 0/5000000',
+  ],
+  [
+    'data without checksums is beyond rewind',
+    {
+      ours: async () => ({
+        ...OURS,
+        last: '0/5000060',
+        control: { ...control, checksums: false, walLogHints: false },
+      }),
+    },
+    ['back up', 'swap', ...END],
+    'beyond rewind',
+  ],
+  [
+    'an interrupted rewind is done again, whatever the data looks like',
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }) },
+    ['keep lost', 'checkpoint', 'rewind', ...END].slice(1),
+    'interrupted: pg_rewind again',
+  ],
+  [
+    'an interrupted rewind that cannot be done again takes a base backup',
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }),
+      beyondRewind: async () => 'could not find previous WAL record',
+    },
+    ['back up', 'swap', ...END],
+    'could not find previous WAL record',
+  ],
+  [
+    'a rewind that was killed after its last write is complete',
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }),
+      state: async () => 'in archive recovery',
+    },
+    END,
+    'had come to its end',
+  ],
+  [
+    'a run killed in the swap goes on there',
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'swapping' as const }) },
+    ['swap', ...END],
+    'base backup of an earlier pgcm-rejoin is complete',
+  ],
+  [
+    'a run killed before the release goes on there',
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'ready' as const }) },
+    END,
+    'has cured the data',
+  ],
+  [
+    'a run killed during the recovery looks at the data again',
+    {
+      ...DIVERGED,
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'recovering' as const }),
+    },
+    ['keep lost', 'checkpoint', 'rewind', ...END],
+    'diverged',
+  ],
+] as [string, Partial<Local>, string[], string][]) {
+  test(what, async () => {
+    const it = scene(over)
+    assert.is(await it.run(), undefined)
+    assert.equal(it.did, wanted)
+    assert.match(it.text(), says)
+  })
+}
+
+for (const [what, over, says] of [
+  ['the primary', { primary: async () => ({ name: 'pg01', address: 'x' }) }, 'pg01 is the primary'],
+  [
+    'one that writes, whatever Pacemaker says',
+    { running: async () => 'primary' as const },
+    'pg01 is the primary',
+  ],
+  ['one that streams', { running: async () => 'streaming' as const }, 'streams already'],
+  ['one that runs', { running: async () => 'standby' as const }, 'as a standby that does not stream'],
+  ['any, without a primary', { primary: async () => null }, 'there is no primary to rejoin to'],
+  [
+    'any, to a primary that is older than what was promoted',
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 18, stage: null }) },
+    'older than the promoted epoch 18',
+  ],
+  [
+    'any, to a primary that is older than what this node promised',
+    { marks: async () => ({ lock: 9, promise: 17, promoted: 10, stage: null }) },
+    'older than epoch 17, which pg01 promised',
+  ],
+  [
+    'the data of another cluster',
+    { theirs: async () => ({ ...THEIRS, systemId: '8' }) },
+    'is of another cluster',
+  ],
+  [
+    'one that needs a base backup and has no room for it',
+    {
+      ours: async () => ({
+        ...OURS,
+        last: '0/5000060',
+        control: { ...control, checksums: false, walLogHints: false },
+      }),
+      noBackup: async () => 'a copy needs about 9 MiB, and 1 MiB are free',
+    },
+    'no base backup can be made',
+  ],
+] as [string, Partial<Local>, string][]) {
+  test(`refuses ${what}, and touches nothing`, async () => {
+    const it = scene(over)
+    const error = await it.run()
+    assert.instance(error, Refused)
+    assert.match(error?.message ?? '', says)
+    assert.equal(it.did, [])
+  })
+}
+
+test('--dry-run prints the commands and runs none', async () => {
+  const it = scene(DIVERGED, ['--dry-run'])
+  assert.is(await it.run(), undefined)
+  assert.equal(it.did, [])
+  for (const said of ['pg_rewind ...', 'rm /var/lib/pgcm/agent/PGSQL.lock', 'crm_resource --cleanup'])
+    assert.match(it.text(), said)
+})
+
+test('without a terminal it needs --yes', async () => {
+  const it = scene({}, [])
+  assert.instance(await it.run(), Refused)
+  assert.equal(it.did, [])
+})
+
+test('a step that fails ends it: nothing is released', async () => {
+  const it = scene({ ...DIVERGED, rewind: async () => Promise.reject(new Failed('disk full')) })
+  assert.is((await it.run())?.message, 'disk full')
+  assert.equal(it.did, ['keep lost', 'checkpoint'])
+})
+
+test('--json: evidence, events, receipt', async () => {
+  const it = scene({}, ['--yes', '--json'])
+  await it.run()
+  const lines = it
+    .text()
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
+  assert.equal([lines[0].event, lines[0].cure, lines[0].relation.kind], ['evidence', 'none', 'clean'])
+  assert.equal([lines.at(-1).event, lines.at(-1).ok], ['receipt', true])
+})
+
+test.run()

@@ -7,7 +7,7 @@ import type { Node, Playground } from './playground-layout.ts'
 import * as layout from './playground-layout.ts'
 import { follow, say } from './playground-progress.ts'
 import { sh } from './sh.ts'
-import { now, since, until } from './wait.ts'
+import { now, since, sleep } from './wait.ts'
 import { find, parseXml } from './xml.ts'
 
 const repo = fileURLToPath(new URL('..', import.meta.url))
@@ -167,10 +167,25 @@ export function isHealthy(found: Map<string, string>): boolean {
   return sorted === 'HS:potential HS:sync PRI'
 }
 
+/** A former primary that stays stopped, though the others are well: nothing but a rejoin will change that. */
+export const left = (found: Map<string, string>): string | undefined =>
+  [...found.values()].includes('PRI') ? [...found].find(([, status]) => status === 'STOP')?.[0] : undefined
+
 /** Waits for a healthy cluster; gives who is what. */
 export async function settled(ground: Playground, timeoutMs: number, signal?: AbortSignal) {
+  const patienceMs = 20_000
   let found = new Map<string, string>()
   let said = ''
+  let changed = now()
+  const give = (why: string) => {
+    const node = left(found)
+    return new Failed(
+      `no primary with a sync and a potential standby ${why}: ${said || 'no node answers'}`,
+      node
+        ? `${node} may have been primary before: pgcm-playground ssh ${node} pgcm-rejoin`
+        : 'Look at: pgcm-playground ssh pg01 crm_mon -Afr1',
+    )
+  }
   const look = async () => {
     // Each node in turn: the first may be the one that is not well.
     for (const node of ground.nodes.filter((each) => each.startsWith('pg'))) {
@@ -179,25 +194,23 @@ export async function settled(ground: Playground, timeoutMs: number, signal?: Ab
       } catch {
         continue
       }
-      const text = [...found].map(([name, status]) => `${name} ${status}`).join(', ')
-      if (text !== said) say(text || 'pacemaker runs, nobody has a role yet')
-      said = text
+      const text =
+        [...found].map(([name, status]) => `${name} ${status}`).join(', ') || 'no node has a role yet'
+      if (text !== said) {
+        say(text)
+        said = text
+        changed = now()
+      }
+      if (left(found) && since(changed) > patienceMs) throw give(`for ${patienceMs / 1000} s`)
       return isHealthy(found)
     }
     return false
   }
-  try {
-    await until('the cluster is healthy', { timeoutMs, everyMs: 500, ...(signal && { signal }) }, look)
-  } catch (cause) {
-    if (signal?.aborted) throw cause
-    const stopped = [...found].find(([, status]) => status === 'STOP')?.[0]
-    throw new Failed(
-      `no primary with a sync and a potential standby within ${timeoutMs / 1000} s: ${said || 'no node answers'}`,
-      stopped && [...found.values()].includes('PRI')
-        ? `If ${stopped} was primary before: pgcm-playground ssh ${stopped} pgcm-rejoin`
-        : 'Look at: pgcm-playground ssh pg01 crm_mon -Afr1',
-      { cause },
-    )
+  const start = now()
+  while (!(await look())) {
+    if (signal?.aborted) throw new Failed('stopped', 'Another `up` goes on from here.')
+    if (since(start) > timeoutMs) throw give(`within ${timeoutMs / 1000} s`)
+    await sleep(500, signal)
   }
   return found
 }

@@ -35,7 +35,7 @@ const up: Verb = async (given) => {
     await bootAll(plan)
     const fresh = plan.provisioned === undefined
     const hash = cluster.hashOf(plan)
-    if (given.bare) return say('the machines are up, and empty: no playbook was run')
+    if (given.bare) return say('the machines are up; no playbook was run')
     if (hash === plan.provisioned) say('nothing changed since the last playbook run, which is skipped')
     else {
       await cluster.provision(plan, stopped.signal)

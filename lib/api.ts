@@ -12,6 +12,8 @@ export interface Blocker {
   /** How long the transaction has been open, or null where nobody could say. */
   ageMs: number | null
   state: string
+  /** The server connection it holds, `address:port` as PostgreSQL sees its client. */
+  via?: string
 }
 
 export interface Component {

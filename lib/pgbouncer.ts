@@ -3,7 +3,7 @@ import type { Blocker } from './api.ts'
 import type { Config } from './config.ts'
 import { Failed, messageOf } from './errors.ts'
 import { log } from './log.ts'
-import { now, until, within } from './wait.ts'
+import { now, sleep, until, within } from './wait.ts'
 
 /** Where the admin console is, and how long one of its commands may take. */
 export interface Console {
@@ -30,11 +30,13 @@ export class PgBouncerFailed extends Failed {}
 /** A pause that open transactions kept from completing. It has been undone. */
 export class PauseBlocked extends Failed {
   readonly blockers: Blocker[]
+  readonly timeoutMs: number
 
   constructor(timeoutMs: number, blockers: Blocker[]) {
     const who = blockers.map(describe).join('; ')
     super(`PgBouncer was not idle within ${timeoutMs} ms${who ? `, blocked by ${who}` : ''}`)
     this.blockers = blockers
+    this.timeoutMs = timeoutMs
   }
 }
 
@@ -115,21 +117,58 @@ const pools = async (query: Query): Promise<Pool[]> =>
       mode: String(row.pool_mode),
     }))
 
-export const showPools = (console: Console): Promise<Pool[]> => session(console, pools)
-
 /** `1.24.1`. */
-export const showVersion = (console: Console): Promise<string> =>
-  session(console, async (query) => {
-    const text = String(Object.values((await query('SHOW VERSION'))[0] ?? {})[0] ?? '')
-    return text.match(/\d+(\.\d+)+/)?.[0] ?? text
-  })
+const version = async (query: Query): Promise<string> => {
+  const text = String(Object.values((await query('SHOW VERSION'))[0] ?? {})[0] ?? '')
+  return text.match(/\d+(\.\d+)+/)?.[0] ?? text
+}
 
-/** Settings by name, as `SHOW CONFIG` gives them. */
-export const showConfig = (console: Console): Promise<Map<string, string>> =>
-  session(
-    console,
-    async (query) => new Map((await query('SHOW CONFIG')).map((r) => [String(r.key), String(r.value)])),
-  )
+const settings = async (query: Query): Promise<Map<string, string>> =>
+  new Map((await query('SHOW CONFIG')).map((row) => [String(row.key), String(row.value)]))
+
+/** All that the status of a node shows of it, asked on one connection. */
+export const overview = (console: Console) =>
+  session(console, async (query) => ({
+    version: await version(query),
+    databases: await databases(query),
+    pools: await pools(query),
+    config: await settings(query),
+    // SHOW DATABASES does not tell a pause of the whole PgBouncer, and before 1.19 nothing does.
+    paused: (await query('SHOW STATE').catch((): Row[] => [])).some(
+      (r) => r.key === 'paused' && r.value === 'yes',
+    ),
+  }))
+
+/** Waits until each of `names` points at `address`. */
+export async function pointsAt(
+  console: Console,
+  names: string[],
+  address: string,
+  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+): Promise<void> {
+  const start = now()
+  let last = 'PgBouncer has not answered'
+  for (;;) {
+    const left = timeoutMs - (now() - start)
+    if (left <= 0 || signal.aborted)
+      throw new PgBouncerFailed(`not pointed at ${address} within ${timeoutMs} ms: ${last}`)
+    try {
+      // One connection for all the looking; a new one only when it breaks.
+      await session(console, (query) =>
+        until(`databases point at ${address}`, { timeoutMs: left, everyMs: 10, signal }, async () => {
+          const found = new Map((await databases(query)).map((database) => [database.name, database.host]))
+          const astray = names.filter((name) => found.get(name) !== address)
+          last = astray.map((name) => `${name} points at ${found.get(name) ?? 'nothing'}`).join(', ')
+          return astray.length === 0
+        }),
+      )
+      return
+    } catch (error) {
+      if (error instanceof PgBouncerFailed) last = error.message
+      await sleep(20, signal)
+    }
+  }
+}
 
 /** Says it to the console; `RESUME` of a PgBouncer that is not paused is no error. */
 export const resume = (console: Console): Promise<void> =>
@@ -146,10 +185,25 @@ export const reload = (console: Console): Promise<Database[]> =>
     return databases(query)
   })
 
-/** Drops the server connections of every database as soon as their transaction ends, and connects anew. */
-export const reconnect = (console: Console): Promise<void> =>
+/**
+ * Cuts off the clients whose server connection still hangs on another host than their database points at now, so that they fail
+ * at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many there were.
+ */
+export const dropStragglers = (console: Console): Promise<number> =>
   session(console, async (query) => {
-    await query('RECONNECT')
+    const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host]))
+    const astray = (await query('SHOW SERVERS')).filter(
+      ({ database, addr, link }) =>
+        link && hosts.has(String(database)) && hosts.get(String(database)) !== addr,
+    )
+    if (astray.length === 0) return 0
+    const clients = new Map((await query('SHOW CLIENTS')).map((client) => [client.ptr, client.id]))
+    for (const { link } of astray) {
+      const id = clients.get(link ?? '')
+      if (id !== undefined)
+        await query(`KILL_CLIENT ${id}`).catch((error) => log.debug('pgbouncer.kill', { error }))
+    }
+    return astray.length
   })
 
 const seconds = (text: unknown): number => {
@@ -164,7 +218,8 @@ async function blockersOf(query: Query): Promise<Blocker[]> {
   return clients
     .filter((client) => client.database !== 'pgbouncer' && client.link)
     .map((client) => {
-      const since = seconds(servers.get(client.link ?? '')?.request_time ?? client.request_time)
+      const server = servers.get(client.link ?? '')
+      const since = seconds(server?.request_time ?? client.request_time)
       return {
         database: String(client.database),
         user: String(client.user),
@@ -174,11 +229,10 @@ async function blockersOf(query: Query): Promise<Blocker[]> {
             : `${client.addr}:${client.port}`,
         ageMs: Number.isNaN(since) ? null : Math.max(0, Date.now() - since),
         state: 'in transaction',
+        via: server ? `${server.local_addr}:${server.local_port}` : '',
       }
     })
 }
-
-export const blockers = (console: Console): Promise<Blocker[]> => session(console, blockersOf)
 
 /**
  * Holds every client of this PgBouncer; comes back once no server connection is in use. On time-out (or when `signal` aborts) the
@@ -220,9 +274,10 @@ export async function pause(
       )
     })
   } catch (error) {
-    const found = now() - start >= timeoutMs ? await blockers(console).catch(() => []) : null
-    if (begun) await resume(console)
-    if (found && !signal?.aborted) throw new PauseBlocked(timeoutMs, found)
-    throw error
+    if (!begun) throw error
+    const late = now() - start >= timeoutMs && !signal?.aborted
+    const found = late ? await session(console, blockersOf).catch(() => []) : []
+    await resume(console)
+    throw late ? new PauseBlocked(timeoutMs, found) : error
   }
 }

@@ -1,0 +1,183 @@
+import { readFileSync } from 'node:fs'
+import { readFile, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import grpc from '@grpc/grpc-js'
+import { Fault } from './apiserver.ts'
+import { syncDirectory, writeAtomically } from './atomic.ts'
+import { log } from './log.ts'
+import { sleep } from './wait.ts'
+
+/** A pause of this host's PgBouncer, as it stands on disk. */
+export interface Pause {
+  owner: string
+  createdAt: string
+  /** By the wall clock; for people. */
+  expiresAt: string
+  /** What counts: milliseconds of the monotonic clock of this boot, which no step of the wall clock moves. */
+  deadline: number
+  boot: string
+}
+
+export interface Clock {
+  /** Milliseconds since this boot, the same for every process. */
+  uptime(): number
+  boot: string
+}
+
+export const systemClock = (): Clock => ({
+  uptime: () => Number(process.hrtime.bigint() / 1_000_000n),
+  boot: readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+})
+
+/** PAUSE and RESUME of one PgBouncer. */
+export interface Valve {
+  pause(options: { timeoutMs: number; signal: AbortSignal }): Promise<void>
+  resume(): Promise<void>
+}
+
+export interface PauseRequest {
+  timeoutMs: number
+  expiryMs: number
+  owner: string
+  signal: AbortSignal
+}
+
+const RETRY_MS = 500
+
+function parse(text: string): Pause | null {
+  try {
+    const pause = JSON.parse(text)
+    return typeof pause?.deadline === 'number' && typeof pause.boot === 'string' ? pause : null
+  } catch {
+    return null
+  }
+}
+
+/**
+ * Sees to it that a pause ends: at its expiry at the latest, whatever has become of whoever asked for it. The expiry is on disk
+ * before PgBouncer is paused and gone only after it was resumed, so that a restart in between loses nothing.
+ */
+export function keeper(valve: Valve, file: string, clock: Clock = systemClock()) {
+  let current: Pause | null = null
+  let timer: NodeJS.Timeout | undefined
+  let stop = new AbortController()
+  let turn: Promise<unknown> = Promise.resolve()
+  let whenIdle: (() => void)[] = []
+
+  /** One thing at a time: a RESUME must not meet a PAUSE half-way. */
+  function inTurn<T>(body: () => Promise<T>): Promise<T> {
+    const mine = turn.then(body, body)
+    turn = mine.catch(() => {})
+    return mine
+  }
+
+  async function arm(pause: Pause): Promise<void> {
+    await writeAtomically(file, `${JSON.stringify(pause)}\n`, 0o640)
+    await syncDirectory(dirname(file))
+    current = pause
+    schedule(pause.deadline - clock.uptime())
+  }
+
+  function schedule(ms: number): void {
+    clearTimeout(timer)
+    timer = setTimeout(() => inTurn(expire), Math.max(0, ms))
+  }
+
+  async function disarm(): Promise<void> {
+    clearTimeout(timer)
+    await unlink(file).catch((error) => {
+      if (error.code !== 'ENOENT') throw error
+    })
+    current = null
+    for (const done of whenIdle) done()
+    whenIdle = []
+  }
+
+  /** Resumes however long it takes: nobody else will. */
+  async function expire(): Promise<void> {
+    if (!current || clock.uptime() < current.deadline) return // a later pause has taken its place
+    log.warn('pause.expired', { owner: current.owner, createdAt: current.createdAt })
+    for (;;) {
+      try {
+        await valve.resume()
+        await disarm()
+        log.cleared('pause.resume')
+        return
+      } catch (error) {
+        log.trouble('pause.resume', { error })
+        await sleep(RETRY_MS)
+      }
+    }
+  }
+
+  return {
+    current: (): Pause | null => current,
+
+    /** Takes up the pause that an earlier run of this daemon, or of this machine, has left. */
+    restore: () =>
+      inTurn(async () => {
+        const text = await readFile(file, 'utf8').catch(() => null)
+        if (text === null) return
+        const found = parse(text)
+        const left = found && found.boot === clock.boot ? found.deadline - clock.uptime() : 0
+        log.warn('pause.found', { owner: found?.owner, expiresAt: found?.expiresAt, left: Math.max(0, left) })
+        // Unreadable, or from before the last boot: over. Its deadline means nothing on this clock.
+        current = found && left > 0 ? found : { ...(found ?? nobody), deadline: clock.uptime() }
+        schedule(left)
+      }),
+
+    /** Holds the clients, for `expiryMs` at most from now on. A pause that is already there is renewed and changes hands. */
+    pause: ({ timeoutMs, expiryMs, owner, signal }: PauseRequest) =>
+      inTurn(async () => {
+        if (signal.aborted) throw new Fault(grpc.status.CANCELLED, 'the caller has gone')
+        stop = new AbortController()
+        const giveUp = () => stop.abort()
+        signal.addEventListener('abort', giveUp, { once: true })
+        const created = Date.now()
+        const pause = {
+          owner,
+          createdAt: new Date(created).toISOString(),
+          expiresAt: new Date(created + expiryMs).toISOString(),
+          deadline: clock.uptime() + expiryMs,
+          boot: clock.boot,
+        }
+        await arm(pause)
+        try {
+          await valve.pause({ timeoutMs: Math.min(timeoutMs, expiryMs), signal: stop.signal })
+          if (stop.signal.aborted) throw new Fault(grpc.status.CANCELLED, 'the pause was called off')
+          return pause
+        } catch (error) {
+          // What was begun is undone here and now; where that fails, the expiry goes on trying.
+          pause.deadline = clock.uptime()
+          await valve.resume().then(disarm, () => schedule(0))
+          throw error
+        } finally {
+          signal.removeEventListener('abort', giveUp)
+        }
+      }),
+
+    /** Lets the clients go. A pause that has a owner may be ended by that owner only, or by somebody who gives no name. */
+    resume: (owner: string) => {
+      if (owner && current?.owner && owner !== current.owner) {
+        const text = `paused by ${current.owner} until ${current.expiresAt}`
+        return Promise.reject(new Fault(grpc.status.FAILED_PRECONDITION, text))
+      }
+      stop.abort()
+      return inTurn(async () => {
+        await valve.resume()
+        await disarm()
+      })
+    },
+
+    /** Resolves once nothing is paused any more. */
+    idle: (): Promise<void> =>
+      current ? new Promise((resolve) => whenIdle.push(resolve)) : turn.then(() => {}),
+
+    /** For tests and the end of the process. */
+    close: () => clearTimeout(timer),
+  }
+}
+
+const nobody: Pause = { owner: '', createdAt: '', expiresAt: '', deadline: 0, boot: '' }
+
+export type Keeper = ReturnType<typeof keeper>

@@ -1,0 +1,109 @@
+import { networkInterfaces } from 'node:os'
+import grpc from '@grpc/grpc-js'
+import type { Blocker, Component } from './api.ts'
+import { Fault, type Handler } from './apiserver.ts'
+import { messageOf } from './errors.ts'
+import type { PgBouncerStatus } from './nodestatus.ts'
+import type { Keeper } from './pausekeeper.ts'
+import * as pgbouncer from './pgbouncer.ts'
+import { timestamp } from './proto.ts'
+import { now, since } from './wait.ts'
+
+const HOUR = 3_600_000
+const invalid = (text: string) => new Fault(grpc.status.INVALID_ARGUMENT, text)
+
+/** A duration out of the old field in seconds and ours in milliseconds. */
+export function milliseconds(request: Record<string, unknown>, name: string): number {
+  const ms = Number(request[`${name}_ms`]) || Number(request[name]) * 1000
+  if (!Number.isSafeInteger(ms) || ms < 0 || ms > HOUR) throw invalid(`${name} is not within 0 and one hour`)
+  return ms
+}
+
+/** An IP address that is one of this machine's. */
+export const isOurs = (address: string): boolean =>
+  Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === address))
+
+/**
+ * The PgBouncer half of the API, which every kind of node serves. `explain` may say more of those who block a pause than
+ * PgBouncer knows.
+ */
+export function poolerHandlers(
+  console: pgbouncer.Console,
+  keeper: Keeper,
+  databases: string[],
+  explain: (blockers: Blocker[]) => Promise<Blocker[]> = async (blockers) => blockers,
+): Record<'pause' | 'resume' | 'routed', Handler> {
+  return {
+    async pause(request, signal) {
+      const timeoutMs = milliseconds(request, 'timeout')
+      const expiryMs = milliseconds(request, 'expiry')
+      if (timeoutMs === 0) throw invalid('timeout is 0: a pause needs time')
+      if (expiryMs === 0) throw invalid('expiry is 0: every pause must end by itself')
+      try {
+        const pause = await keeper.pause({ timeoutMs, expiryMs, owner: String(request.owner ?? ''), signal })
+        return {
+          created_at: timestamp(new Date(pause.createdAt)),
+          expires_at: timestamp(new Date(pause.expiresAt)),
+        }
+      } catch (error) {
+        if (!(error instanceof pgbouncer.PauseBlocked)) throw error
+        const blocked = new pgbouncer.PauseBlocked(error.timeoutMs, await explain(error.blockers))
+        throw new Fault(grpc.status.DEADLINE_EXCEEDED, blocked.message, blocked.blockers)
+      }
+    },
+
+    async resume(request) {
+      await keeper.resume(String(request.owner ?? ''))
+      return { created_at: timestamp(new Date()) }
+    },
+
+    async routed(request, signal) {
+      const start = now()
+      const address = String(request.address ?? '')
+      const timeoutMs = milliseconds(request, 'timeout')
+      if (!address) throw invalid('address is empty')
+      await pgbouncer.pointsAt(console, databases, address, { timeoutMs, signal }).catch((error) => {
+        throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+      })
+      return { elapsed_ms: since(start) }
+    },
+  }
+}
+
+/** PgBouncer's part of the node's status. */
+export async function poolerStatus(console: pgbouncer.Console, paused: boolean): Promise<PgBouncerStatus> {
+  const seen = await pgbouncer.overview(console)
+  const sum = (pick: (pool: pgbouncer.Pool) => number) =>
+    seen.pools.reduce((total, pool) => total + pick(pool), 0)
+  const setting = (name: string) => Math.round(Number(seen.config.get(name) ?? 0) * 1000)
+  return {
+    version: seen.version,
+    paused: paused || seen.paused,
+    databases: seen.databases.map(({ name, host, port, poolMode }) => ({
+      name,
+      host: host ?? '',
+      port,
+      poolMode: poolMode ?? seen.config.get('pool_mode') ?? '',
+    })),
+    clientsActive: sum((pool) => pool.clientsActive),
+    clientsWaiting: sum((pool) => pool.clientsWaiting),
+    maxWaitMs: Math.max(0, ...seen.pools.map((pool) => pool.maxWaitMs)),
+    queryWaitTimeoutMs: setting('query_wait_timeout'),
+    serverLoginRetryMs: setting('server_login_retry'),
+  }
+}
+
+/** A part of the health, from a question that may fail; the answer is its detail. */
+export async function component(name: string, question: () => Promise<string>): Promise<Component> {
+  try {
+    return { name, ok: true, detail: await question() }
+  } catch (error) {
+    return { name, ok: false, detail: messageOf(error) }
+  }
+}
+
+/** The reply to a health check: healthy when every part is. */
+export const health = (components: Component[]) => ({
+  status: components.every(({ ok }) => ok) ? 'HEALTHY' : 'UNHEALTHY',
+  components,
+})

@@ -27,17 +27,15 @@ export const clusterChecks: Record<string, Check> = {
       `the primary is at ${survey.published}`,
     ),
 
-  lock: ({ lock }) =>
-    unless(
-      [
-        lock !== null &&
-          fail(
-            `held by ${lock.command} (pid ${lock.pid}) on ${lock.host} since ${lock.since}`,
-            'If that one was killed, its lease runs out within 15 s.',
-          ),
-      ],
-      'free',
-    ),
+  lock: ({ lock }) => {
+    if (!lock) return unless([], 'free')
+    const who = `${lock.command} (pid ${lock.pid}) on ${lock.host} since ${lock.since}`
+    return [
+      lock.dead
+        ? warn(`held by ${who}, which was killed: its lease has to run out first`)
+        : fail(`held by ${who}`, 'If that one was killed, its lease runs out within 15 s.'),
+    ]
+  },
 
   quorum: (survey) => {
     const view = clusterOf(survey)

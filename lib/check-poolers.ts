@@ -1,8 +1,8 @@
 /** Checks of the PgBouncers, without which clients would notice. */
 import type { Check } from './checks.ts'
-import { fail, seconds, unless } from './finding.ts'
+import { fail, seconds, unless, warn } from './finding.ts'
 import type { NodeStatus } from './nodestatus.ts'
-import { members, type Survey } from './survey.ts'
+import { addressOf, members, primaryOf, type Survey } from './survey.ts'
 
 type Pooler = NonNullable<NodeStatus['pgbouncer']>
 const poolers = (survey: Survey) =>
@@ -15,8 +15,9 @@ const each = (
 ) => poolers(survey).flatMap(({ name, databases }) => databases.map((database) => judge(name, database)))
 
 export const poolerChecks: Record<string, Check> = {
-  poolers: (survey) =>
-    unless(
+  poolers: (survey) => {
+    const address = addressOf(survey, primaryOf(survey))
+    return unless(
       [
         ...members(survey).map(
           ({ name, status }) =>
@@ -25,16 +26,23 @@ export const poolerChecks: Record<string, Check> = {
         ),
         ...poolers(survey).map(
           ({ name, paused, pause }) =>
-            paused && fail(`the one on ${name} is paused${pause ? ` until ${pause.expiresAt}` : ''}`),
+            paused &&
+            // What a killed run has paused changes hands with our own pause.
+            (survey.lock?.dead ? warn : fail)(
+              `the one on ${name} is paused${pause ? ` by ${pause.owner || 'somebody'} until ${pause.expiresAt}` : ''}`,
+            ),
         ),
         ...each(
           survey,
           (name, { name: database, host }) =>
-            host !== survey.published && fail(`the one on ${name} sends ${database} to ${host}`),
+            address !== undefined &&
+            host !== address &&
+            fail(`the one on ${name} sends ${database} to ${host}`),
         ),
       ],
-      `${poolers(survey).length} point at ${survey.published}`,
-    ),
+      `${poolers(survey).length} point at the primary`,
+    )
+  },
 
   pooling: (survey) =>
     unless(

@@ -1,7 +1,7 @@
 /** Checks of the primary and its standbys. */
 import type { Check } from './checks.ts'
 import { fail, seconds, unless, warn } from './finding.ts'
-import { clusterOf, members, primaryOf, streaming } from './survey.ts'
+import { addressOf, clusterOf, members, primaryOf, streaming } from './survey.ts'
 
 const MIB = 2 ** 20
 
@@ -9,7 +9,7 @@ export const postgresChecks: Record<string, Check> = {
   primary: (survey) => {
     const primary = primaryOf(survey)
     const view = clusterOf(survey)
-    const address = primary && (primary.status.address ?? survey.addresses[primary.name])
+    const address = addressOf(survey, primary)
     return unless(
       [
         !primary && fail('none that both Pacemaker and PostgreSQL call so'),

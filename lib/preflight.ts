@@ -3,7 +3,7 @@ import { check, type Plan, type Verdict } from './checks.ts'
 import { colour } from './colour.ts'
 import { Failed, Refused } from './errors.ts'
 import type { Run, Times } from './run.ts'
-import { clusterOf, type Member, members, primaryOf, type Survey } from './survey.ts'
+import { addressOf, clusterOf, type Member, members, primaryOf, type Survey } from './survey.ts'
 import type { View } from './view.ts'
 
 const marks = { ok: colour.green('ok  '), warn: colour.yellow('warn'), fail: colour.red('FAIL') }
@@ -58,10 +58,11 @@ export function planRun(
     times,
     from,
     target,
-    address: target.status.address ?? survey.addresses[target.name] ?? '',
+    address: addressOf(survey, target) ?? '',
     epoch: view?.epoch.promoted ?? 0,
     poolers: poolersOf(survey),
     nodes: [target.api, ...others.map(({ api }) => api)],
     leftover: view?.constraints.some(({ kind }) => kind === 'ours') ?? false,
+    orphan: survey.lock?.dead ?? false,
   }
 }

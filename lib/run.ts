@@ -3,6 +3,9 @@ import type { Api } from './api.ts'
 import type { Lock } from './etcdlock.ts'
 import type { Member } from './survey.ts'
 
+/** Of the lock. etcd may take some seconds to replace a leader that hangs. */
+export const LEASE_MS = 15_000
+
 /** Milliseconds. */
 export interface Times {
   lockTimeout: number
@@ -39,6 +42,8 @@ export interface Run {
   nodes: Api[]
   /** A constraint of a killed run is there. */
   leftover: boolean
+  /** The lock is that of a killed run. */
+  orphan: boolean
   abort(reason: Error): void
   /** Throws where the world is not as it was when the operator was asked. */
   lookAgain(): Promise<void>

@@ -1,9 +1,10 @@
 /** The steps of a planned failover, each with the undo that ends it; `failover.ts` puts them in order. */
+
+import type { Api } from './api.ts'
 import { Failed, messageOf } from './errors.ts'
 import type { Step, Undo } from './pipeline.ts'
 import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
-import type { Api } from './api.ts'
-import type { Run, Times } from './run.ts'
+import { LEASE_MS, type Run, type Times } from './run.ts'
 import { now } from './wait.ts'
 
 const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
@@ -17,7 +18,8 @@ export const lock = (times: Times): Step<Run> => ({
     ...(leftover ? [`rpc unmigrate -> ${nodes[0]?.name}, for what a killed run has left`] : []),
   ],
   async run(run, signal) {
-    run.held = await run.world.lock(run.owner, times.lockTimeout, signal)
+    const waitMs = run.orphan ? Math.max(times.lockTimeout, LEASE_MS + 1000) : times.lockTimeout
+    run.held = await run.world.lock(run.owner, waitMs, signal)
     run.held.lost.addEventListener('abort', () => run.abort(new Failed('lost the lock in etcd')))
     if (run.leftover) await unmigrateAnywhere(run, signal)
   },

@@ -22,6 +22,8 @@ export interface Holder {
   pid: number
   command: string
   since: string
+  /** It ran here and does so no more: its lease is all that is left. */
+  dead?: boolean
 }
 
 export interface Survey {
@@ -60,6 +62,10 @@ export function primaryOf(survey: Survey): Member | undefined {
   return member?.status.postgres?.role === 'primary' ? member : undefined
 }
 
+/** By its own word, or as etcd has it. */
+export const addressOf = (survey: Survey, member: Member | undefined): string | undefined =>
+  member && (member.status.address ?? survey.addresses[member.name])
+
 /** How the primary sees its standbys, by name; streaming ones only. */
 export function streaming(survey: Survey): Map<string, { syncState: string; lagBytes: number | null }> {
   const rows = primaryOf(survey)?.status.postgres?.replication ?? []
@@ -79,7 +85,7 @@ export function chooseTarget(survey: Survey, wanted: string): Member {
   if (wanted) {
     if (wanted === primary.name) throw new Refused(`${wanted} is the primary already`)
     const member = memberNamed(survey, wanted)
-    if (!member || member.kind !== 'node')
+    if (member?.kind !== 'node')
       throw new Refused(`${wanted} is no Postgres node that answers`, names)
     if (!standbys.has(wanted)) throw new Refused(`${wanted} does not stream from ${primary.name}`, names)
     return member

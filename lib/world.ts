@@ -1,4 +1,5 @@
 /** The cluster as the commands reach it: etcd, and the API of every machine. */
+import { existsSync, readFileSync, readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Api, connect as connectApi } from './api.ts'
 import type { Config } from './config.ts'
@@ -6,12 +7,10 @@ import { messageOf } from './errors.ts'
 import { connect as connectEtcd } from './etcd.ts'
 import { lock } from './etcdlock.ts'
 import { keysOf, parseCluster } from './publish.ts'
-import type { World } from './run.ts'
+import { LEASE_MS, type World } from './run.ts'
 import type { Holder, Seen, Survey } from './survey.ts'
 import { apiTls } from './tls.ts'
 import { now } from './wait.ts'
-
-const LEASE_MS = 15_000
 
 export interface Surroundings extends World {
   /** Asks everybody at once. Whoever does not answer in time is part of the answer; only bad settings throw. */
@@ -76,8 +75,9 @@ export function connectWorld(config: Config): Surroundings {
     },
 
     lock: (command, waitMs, signal) => {
-      const owner: Holder = { host: hostname(), pid: process.pid, command, since: new Date().toISOString() }
-      return lock(etcd, keys.lock, { ...owner }, { ttlMs: LEASE_MS, waitMs, signal })
+      const since = new Date().toISOString()
+      const owner = { host: hostname(), pid: process.pid, command, since, place: place() }
+      return lock(etcd, keys.lock, owner, { ttlMs: LEASE_MS, waitMs, signal })
     },
 
     watchPrimary(onChange, signal) {
@@ -112,10 +112,19 @@ export function connectWorld(config: Config): Surroundings {
   }
 }
 
-function holderOf(text: string): Holder {
+/** Where a pid means the same process: this boot, this pid namespace. */
+const place = () =>
+  `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`
+
+export function holderOf(text: string): Holder {
   const unknown = { host: '?', pid: 0, command: text, since: '?' }
   try {
-    return { ...unknown, ...JSON.parse(text) }
+    const { place: where, ...holder } = JSON.parse(text)
+    return {
+      ...unknown,
+      ...holder,
+      ...(where === place() && !existsSync(`/proc/${holder.pid}`) && { dead: true }),
+    }
   } catch {
     return unknown
   }

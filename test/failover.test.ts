@@ -131,6 +131,22 @@ test('a held lock is refused before anything is touched', async () => {
   assert.match(error?.message ?? '', 'held by other (pid 1) on here')
 })
 
+test('a lock whose holder was killed here is waited for', async () => {
+  const it = scene()
+  const { world } = it
+  const [survey, lock] = [world.survey, world.lock]
+  const holder = { host: 'here', pid: 1, command: 'pgcm-failover', since: 'noon', dead: true }
+  let waited = 0
+  world.survey = async () => ({ ...(await survey()), lock: holder })
+  world.lock = (owner, timeoutMs, signal) => {
+    waited = timeoutMs
+    return lock(owner, timeoutMs, signal)
+  }
+  assert.is(await it.run(), undefined)
+  assert.is(waited, 16_000)
+  assert.match(it.text(), 'which was killed')
+})
+
 test('a constraint left by a killed run is removed under the lock', async () => {
   const it = scene()
   it.state.constraint = 'pg02'

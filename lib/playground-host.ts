@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statfsSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
 import { Failed, Refused } from './errors.ts'
 import { places } from './playground-layout.ts'
@@ -111,4 +111,26 @@ export async function installPackages(signal?: AbortSignal): Promise<void> {
   })
   const still = missing()
   if (still.length) throw new Failed(`apt-get install gave no ${still.join(', ')}`)
+}
+
+const inotify = '/proc/sys/fs/inotify/max_user_instances'
+const inotifyBefore = '/run/pgcm-playground.inotify'
+
+/** Linux gives root 128 inotify instances, and a machine's systemd takes about 15: the eighth machine would not boot. */
+export function raiseLimits(file = inotify, before = inotifyBefore): void {
+  const now = readFileSync(file, 'utf8').trim()
+  if (Number(now) >= 1024) return
+  try {
+    writeFileSync(file, '1024')
+  } catch {
+    return // this machine is a container itself, and its host's limit has to do
+  }
+  if (!existsSync(before)) writeFileSync(before, now)
+}
+
+/** Puts back what `raiseLimits` changed. */
+export function restoreLimits(file = inotify, before = inotifyBefore): void {
+  if (!existsSync(before)) return
+  writeFileSync(file, readFileSync(before, 'utf8'))
+  rmSync(before)
 }

@@ -110,9 +110,14 @@ async function bootLocked(ground: Playground, node: Node): Promise<void> {
   await until(`${node} has an init`, { timeoutMs: 15_000, everyMs: 20 }, () => {
     if (init(ground, node)) return true
     if (processes.isAlive(runner)) return false
-    const last = readFileSync(consoleFile, 'utf8').trim().split('\n').at(-1)
-    throw new Failed(`${node} did not boot: ${last}`, `Its console is in ${consoleFile}.`)
+    throw wentOff(ground, node, 'did not boot')
   })
+}
+
+function wentOff(ground: Playground, node: Node, what: string): Failed {
+  const file = fileOf(ground, node, 'console.log')
+  const last = readFileSync(file, 'utf8').trim().split('\n').at(-1)
+  return new Failed(`${node} ${what}: ${last}`, `Its console is in ${file}.`)
 }
 
 /** Switches a machine on; one that runs is left alone. */
@@ -179,7 +184,7 @@ export async function stow(ground: Playground, node: Node): Promise<void> {
 /** Resolves when sshd answers. */
 export async function answers(ground: Playground, node: Node, timeoutMs: number): Promise<void> {
   await until(`sshd answers on ${node}`, { timeoutMs, everyMs: 100 }, () => {
-    if (!runnerOf(ground, node)) throw new Failed(`${node} went off while it booted`)
+    if (!runnerOf(ground, node)) throw wentOff(ground, node, 'went off while it booted')
     return greets(layout.addressOf(ground, node))
   })
 }

@@ -30,6 +30,7 @@ const up: Verb = async (given) => {
     const plan = settle(given)
     if (!existsSync(plan.image)) await ensureImage(plan.release, stopped.signal)
     await cluster.writeAccess(plan)
+    host.raiseLimits()
     await network.bridgeUp(plan)
     await fence.startFence(plan)
     await bootAll(plan)
@@ -164,6 +165,7 @@ const destroy: Verb = async ({ name, cache }) => {
     try {
       await stopAll(ground, 0)
       rmSync(ground.dir, { recursive: true, force: true })
+      if (layout.allPlaygrounds().length === 0) host.restoreLimits()
     } finally {
       held.release()
     }

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -12,7 +12,7 @@ import { dispatch, verbNames } from '../lib/playground.ts'
 import { failureOf, hashOf, isHealthy, progressOf, statuses } from '../lib/playground-cluster.ts'
 import { ports, rules } from '../lib/playground-cuts.ts'
 import { fenceServer, type Sockets } from '../lib/playground-fence.ts'
-import { type Host, judge, missing, needed } from '../lib/playground-host.ts'
+import { type Host, judge, missing, needed, raiseLimits, restoreLimits } from '../lib/playground-host.ts'
 import { imageDir, mirrors } from '../lib/playground-image.ts'
 import * as layout from '../lib/playground-layout.ts'
 import { lock } from '../lib/playground-lock.ts'
@@ -175,6 +175,23 @@ test('only what is missing is installed', () => {
   )
   assert.equal(missing(() => false).sort(), [...new Set(Object.values(needed))].sort())
 })
+
+test('a limit that is too low is raised, and put back', () =>
+  inDirectory((dir) => {
+    const [file, before] = [join(dir, 'limit'), join(dir, 'before')]
+    const limit = () => readFileSync(file, 'utf8')
+    writeFileSync(file, '128\n')
+    raiseLimits(file, before)
+    raiseLimits(file, before)
+    assert.is(limit(), '1024')
+    restoreLimits(file, before)
+    restoreLimits(file, before)
+    assert.is(limit(), '128')
+    writeFileSync(file, '8192\n')
+    raiseLimits(file, before)
+    restoreLimits(file, before)
+    assert.is(limit(), '8192\n')
+  }))
 
 test('the mirrors are those of the host, for the release wanted', () => {
   const targets = [

@@ -11,20 +11,36 @@ interface Bounds {
 
 const common = (signal: AbortSignal | undefined) => (signal ? { signal } : {})
 
+/** A view, and the CIB it was made from. */
+export interface Snapshot {
+  view: ClusterView
+  cib: string
+}
+
 /**
  * The cluster as this node's Pacemaker has it. crm_mon is given the very CIB that was read, so that roles, attributes and epochs
- * belong to one moment: two questions could give the old primary with the new epoch.
+ * belong to one moment: two questions could give the old primary with the new epoch. Where nothing has changed since `last`,
+ * that is what comes back.
  */
-export async function readCluster(names: Names, { timeoutMs, signal }: Bounds): Promise<ClusterView> {
+export async function takeSnapshot(
+  names: Names,
+  { timeoutMs, signal }: Bounds,
+  last?: Snapshot,
+): Promise<Snapshot> {
   const cib = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
+  if (cib.stdout === last?.cib) return last
   const monitor = await sh(['crm_mon', '--one-shot', '--output-as=xml'], {
     timeoutMs,
     input: cib.stdout,
     env: { ...process.env, CIB_file: '/dev/stdin' },
     ...common(signal),
   })
-  return view(monitor.stdout, cib.stdout, names)
+  return { view: view(monitor.stdout, cib.stdout, names), cib: cib.stdout }
 }
+
+/** The view alone. */
+export const readCluster = async (names: Names, bounds: Bounds): Promise<ClusterView> =>
+  (await takeSnapshot(names, bounds)).view
 
 /** The constraint that makes `target` the only place for the promoted role, until `expires`. */
 export function moveConstraint(clone: string, target: string, expires: Date): string {

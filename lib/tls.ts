@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { Config } from './config.ts'
 import { messageOf, Refused } from './errors.ts'
@@ -42,4 +43,11 @@ export function etcdTls(config: Files): Tls {
     cert: read(config.etcdCertFile || config.tlsCertFile, 'etcd-cert-file'),
     key: read(config.etcdKeyFile || config.tlsKeyFile, 'etcd-key-file'),
   }
+}
+
+/** Who may call our API: the names of the settings, else only this machine's own certificate. */
+export function allowedNames(config: Pick<Config, 'apiAllowedNames'>, tls: Tls | null): string[] {
+  if (config.apiAllowedNames.length > 0 || !tls) return config.apiAllowedNames
+  const own = new X509Certificate(tls.cert).subject.match(/^CN=(.+)$/m)?.[1]
+  return own ? [own] : []
 }

@@ -1,0 +1,63 @@
+import { watch } from 'node:fs'
+import { chmod, open } from 'node:fs/promises'
+import { type ClusterView, primaryOf } from './cluster.ts'
+import { messageOf } from './errors.ts'
+import { log } from './log.ts'
+import { addressOf } from './pacemaker.ts'
+import type { Cluster } from './publish.ts'
+import { within } from './wait.ts'
+
+/**
+ * Makes the file by which Pacemaker's alert agent wakes us, and calls `poke` whenever somebody writes to it. Where it cannot be
+ * had the polls have to do.
+ */
+export async function pokes(file: string, signal: AbortSignal, poke: () => void): Promise<void> {
+  try {
+    const handle = await open(file, 'a')
+    await handle.close()
+    await chmod(file, 0o666) // the alert agent runs as another user; all that a write does is make us look
+    const watcher = watch(file, { persistent: false }, poke)
+    watcher.on('error', (error) => log.warn('pacemaker.poke', { error }))
+    signal.addEventListener('abort', () => watcher.close(), { once: true })
+  } catch (error) {
+    log.warn('pacemaker.poke', { error: messageOf(error), effect: 'polls only' })
+  }
+}
+
+const LOOKUP_MS = 500
+
+/** Looks up node addresses; one that cannot be looked up right now keeps the address it had. */
+export function addressBook(lookup: (node: string) => Promise<string> = addressOf) {
+  const known = new Map<string, string>()
+  return async (nodes: string[]): Promise<Map<string, string | null>> => {
+    const pairs = nodes.map(async (node) => {
+      try {
+        known.set(node, await within(LOOKUP_MS, `the address of ${node}`, lookup(node)))
+        log.cleared(`address.${node}`)
+      } catch (error) {
+        log.trouble(`address.${node}`, { error, kept: known.get(node) })
+      }
+      return [node, known.get(node) ?? null] as const
+    })
+    return new Map(await Promise.all(pairs))
+  }
+}
+
+/** What the world may know of the cluster. */
+export function publication(view: ClusterView, addresses: Map<string, string | null>, at: Date): Cluster {
+  return {
+    epoch: view.epoch.promoted,
+    primary: primaryOf(view)?.name ?? null,
+    last: null,
+    nodes: view.nodes.map(({ name, online, role, status, dataStatus, score }) => ({
+      name,
+      address: addresses.get(name) ?? null,
+      online,
+      role,
+      status,
+      dataStatus,
+      score,
+    })),
+    updatedAt: at.toISOString(),
+  }
+}

@@ -1,0 +1,80 @@
+import { version } from './cli.ts'
+import type { Parsed } from './config.ts'
+import { type Config, formatDuration, type ScriptName } from './config.ts'
+import { messageOf } from './errors.ts'
+import { log } from './log.ts'
+import { sh } from './sh.ts'
+import { sleep } from './wait.ts'
+
+/** Tells systemd, where it started us. Not being heard is no reason to stop working. */
+export async function notify(...words: string[]): Promise<void> {
+  if (!process.env.NOTIFY_SOCKET) return
+  await sh(['systemd-notify', ...words], { timeoutMs: 5000 }).catch((error) =>
+    log.debug('systemd.notify', { error }),
+  )
+}
+
+export interface Life {
+  /** Aborts when the daemon shall end. */
+  signal: AbortSignal
+  /** To be called once the daemon does its work. */
+  ready(status: string): void
+  /** To be called by the main loop at least every few seconds; where that stops, systemd starts us anew. */
+  alive(): void
+}
+
+/** How long the main loop may be silent before the watchdog is no longer told that all is well. */
+const SILENCE_MS = 15_000
+
+export const stateDir = (config: Config, script: ScriptName): string =>
+  config.stateDir || process.env.STATE_DIRECTORY?.split(':')[0] || `/var/lib/pgcm/${script}`
+
+/** Runs a daemon until SIGTERM, SIGINT or SIGQUIT. A second signal changes nothing: it is ending already. */
+export async function daemon(
+  script: ScriptName,
+  { file, fileHash }: Parsed,
+  body: (life: Life) => Promise<void>,
+): Promise<void> {
+  const stop = new AbortController()
+  for (const name of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) {
+    process.on(name, () => {
+      log.info('daemon.stop', { signal: name, again: stop.signal.aborted || undefined })
+      if (!stop.signal.aborted) notify('--stopping')
+      stop.abort()
+    })
+  }
+  process.on('SIGHUP', () => log.info('daemon.hangup', { effect: 'none' }))
+
+  let heard = performance.now()
+  const watchdogMs = Number(process.env.WATCHDOG_USEC ?? 0) / 1000
+  const watch = async () => {
+    while (watchdogMs > 0 && !stop.signal.aborted) {
+      const silent = performance.now() - heard
+      if (silent < SILENCE_MS) await notify('WATCHDOG=1')
+      else log.error('daemon.silent', { for: formatDuration(Math.round(silent)) })
+      await sleep(watchdogMs / 3, stop.signal)
+    }
+  }
+
+  log.info('daemon.start', {
+    script,
+    version: version(),
+    node: process.version,
+    config: file || 'defaults',
+    hash: fileHash,
+  })
+  const watching = watch().catch((error) => log.error('daemon.watchdog', { error: messageOf(error) }))
+  await body({
+    signal: stop.signal,
+    ready: (status) => {
+      log.info('daemon.ready', { status })
+      notify('--ready', `--status=${status}`)
+    },
+    alive: () => {
+      heard = performance.now()
+    },
+  })
+  stop.abort()
+  await watching
+  log.info('daemon.end')
+}

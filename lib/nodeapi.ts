@@ -1,0 +1,144 @@
+import { hostname } from 'node:os'
+import grpc from '@grpc/grpc-js'
+import type { Blocker } from './api.ts'
+import { Fault, type Handler } from './apiserver.ts'
+import { version } from './cli.ts'
+import { type ClusterView, type Names, primaryOf, syncStandbyOf } from './cluster.ts'
+import type { Config } from './config.ts'
+import { messageOf } from './errors.ts'
+import type { NodeStatus } from './nodestatus.ts'
+import { addressOf, migrate, readCluster, unmigrate } from './pacemaker.ts'
+import type { Keeper } from './pausekeeper.ts'
+import * as pgbouncer from './pgbouncer.ts'
+import { component, health, isOurs, milliseconds, poolerHandlers, poolerStatus } from './poolerapi.ts'
+import * as postgres from './postgres.ts'
+import { timestamp } from './proto.ts'
+import { now, since } from './wait.ts'
+
+/** The whole API, as a Postgres node serves it. `lastView` is what supervise saw last. */
+export function nodeHandlers(
+  config: Config,
+  names: Names,
+  pauses: Keeper,
+  lastView: () => ClusterView | null,
+) {
+  const console = pgbouncer.consoleOf(config)
+  const server = postgres.serverOf(config)
+  const bounds = (signal: AbortSignal) => ({ timeoutMs: config.pacemakerGetTimeout, signal })
+
+  /** The primary itself knows best what a transaction is doing. */
+  async function explain(blockers: Blocker[]): Promise<Blocker[]> {
+    const { role, longest } = await postgres.status(server).catch(() => ({ role: 'standby', longest: [] }))
+    if (role !== 'primary') return blockers
+    return blockers.map((blocker) => {
+      const found = longest.find(({ client }) => client === blocker.via)
+      return found ? { ...blocker, ageMs: found.ageMs, state: found.state } : blocker
+    })
+  }
+  const pooler = poolerHandlers(console, pauses, config.pgbouncerDatabases, explain)
+
+  const own: Record<'health_check' | 'migrate' | 'unmigrate' | 'checkpoint' | 'status' | 'routed', Handler> =
+    {
+      async health_check() {
+        return health(
+          await Promise.all([
+            component(
+              'pgbouncer',
+              async () => `${(await pgbouncer.showDatabases(console)).length} databases`,
+            ),
+            component('pacemaker', async () => {
+              const view = await readCluster(names, { timeoutMs: config.pacemakerGetTimeout })
+              if (!view.quorum) throw new Fault(grpc.status.UNAVAILABLE, 'no quorum')
+              return `in quorum, epoch ${view.epoch.promoted}`
+            }),
+            component('postgresql', async () => {
+              const primary = await postgres.isPrimary(server)
+              const said = lastView() && primaryOf(lastView() as ClusterView)?.name === hostname()
+              if (primary !== Boolean(said))
+                throw new Fault(grpc.status.UNAVAILABLE, `primary: ${primary}, to Pacemaker: ${said}`)
+              return primary ? 'primary' : 'standby'
+            }),
+          ]),
+        )
+      },
+
+      async migrate(request, signal) {
+        const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
+        const view = await readCluster(names, bounds(signal))
+        const wanted = String(request.target ?? '')
+        const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
+        if (!target) {
+          throw new Fault(
+            grpc.status.NOT_FOUND,
+            wanted ? `no node ${wanted}` : 'there is no synchronous standby',
+          )
+        }
+        if (!target.online || target.role !== 'Unpromoted') {
+          throw new Fault(
+            grpc.status.FAILED_PRECONDITION,
+            `${target.name} is no standby that runs: ${target.role}`,
+          )
+        }
+        const address = await addressOf(target.name)
+        await migrate(names.clone, target.name, lifetimeMs, bounds(signal))
+        return { migrating_to: target.name, address, created_at: timestamp(new Date()) }
+      },
+
+      async unmigrate(_, signal) {
+        await unmigrate(names.clone, { timeoutMs: 5000, signal })
+        return { created_at: timestamp(new Date()) }
+      },
+
+      async checkpoint() {
+        if (!(await postgres.isPrimary(server)))
+          throw new Fault(grpc.status.FAILED_PRECONDITION, 'this node is not the primary')
+        return { elapsed_ms: await postgres.checkpoint(server, 600_000) }
+      },
+
+      async status() {
+        return { json: JSON.stringify(await nodeStatus(config, names, pauses)) }
+      },
+
+      async routed(request, signal) {
+        const start = now()
+        const timeoutMs = milliseconds(request, 'timeout')
+        const writes = isOurs(String(request.address))
+          ? postgres.takesWrites(server, { timeoutMs, signal })
+          : Promise.resolve()
+        const late = (error: unknown) => {
+          throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+        }
+        await Promise.all([pooler.routed(request, signal), writes.catch(late)])
+        return { elapsed_ms: since(start) }
+      },
+    }
+  return { ...pooler, ...own }
+}
+
+async function nodeStatus(config: Config, names: Names, pauses: Keeper): Promise<NodeStatus> {
+  const errors: string[] = []
+  const ask = <T>(question: Promise<T>): Promise<T | null> =>
+    question.catch((error) => {
+      errors.push(messageOf(error))
+      return null
+    })
+  const pause = pauses.current()
+  const [pooler, server, cluster, address] = await Promise.all([
+    ask(poolerStatus(pgbouncer.consoleOf(config), pause !== null)),
+    ask(postgres.status(postgres.serverOf(config))),
+    ask(readCluster(names, { timeoutMs: config.pacemakerGetTimeout })),
+    ask(addressOf(hostname())),
+  ])
+  return {
+    name: hostname(),
+    ...(address && { address }),
+    at: new Date().toISOString(),
+    api: 'supervise',
+    version: version(),
+    postgres: server,
+    pgbouncer: pooler,
+    pause: pause && { expiresAt: pause.expiresAt, owner: pause.owner },
+    cluster,
+    errors,
+  }
+}

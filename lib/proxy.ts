@@ -1,0 +1,178 @@
+import { readFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { type Handler, serve } from './apiserver.ts'
+import { writeAtomically } from './atomic.ts'
+import { run, version } from './cli.ts'
+import type { Config } from './config.ts'
+import { daemon, type Life, stateDir } from './daemon.ts'
+import { Failed, messageOf } from './errors.ts'
+import { connect, type Etcd, type Value } from './etcd.ts'
+import { register } from './etcdlease.ts'
+import { log } from './log.ts'
+import type { NodeStatus } from './nodestatus.ts'
+import { addressOf } from './pacemaker.ts'
+import { type Keeper, keeper } from './pausekeeper.ts'
+import * as pgbouncer from './pgbouncer.ts'
+import { component, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
+import { keysOf, parseCluster } from './publish.ts'
+import { modelOf, render, template } from './render.ts'
+import { allowedNames, apiTls } from './tls.ts'
+import { now, since, sleep } from './wait.ts'
+
+const LEASE_MS = 15_000
+
+/** Writes the file if it is not so already, and makes PgBouncer do what it says. Gives whether anything was done. */
+async function point(config: Config, address: string, text: string, first: boolean): Promise<boolean> {
+  const start = now()
+  const console = pgbouncer.consoleOf(config)
+  const file = config.pgbouncerConfigFile
+  const old = await readFile(file, 'utf8').catch(() => null)
+  if (text === old && !first) return false
+  if (text !== old) await writeAtomically(file, text, 0o640)
+  const wrote = since(start)
+  // RELOAD says OK to anything; what counts is where the databases point then.
+  const found = new Map((await pgbouncer.reload(console)).map(({ name, host }) => [name, host]))
+  for (const name of config.pgbouncerDatabases) {
+    if (found.get(name) !== address)
+      throw new Failed(`after RELOAD ${name} points at ${found.get(name) ?? 'nothing'}`)
+  }
+  log.info('pgbouncer.pointed', { address, changed: text !== old, wrote, elapsed: since(start) })
+  return true
+}
+
+/** Keeps PgBouncer pointed at what etcd says. */
+async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life): Promise<void> {
+  const keys = keysOf(config)
+  const file = config.pgbouncerConfigTemplateFile
+  const load = async () => template(await readFile(file, 'utf8'), file)
+  let values: Record<string, Value | null> | null = null
+  let wake = new AbortController()
+  let news = 0
+  const hear = () => {
+    news += 1
+    wake.abort()
+  }
+  signal.addEventListener('abort', () => wake.abort(), { once: true })
+  process.on('SIGHUP', hear) // the template is read again whenever it is used
+  const settings = { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal }
+  const following = etcd.follow([keys.primary, keys.cluster], settings, (found) => {
+    values = found
+    hear()
+  })
+  let first = true
+  let said = false
+  while (!signal.aborted) {
+    const before = news
+    let pause = 10_000
+    wake = new AbortController()
+    const seen = values as Record<string, Value | null> | null
+    const address = seen?.[keys.primary]?.value
+    try {
+      if (address) {
+        const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
+        const text = render(await load(), model)
+        if (await point(config, address, text, first)) {
+          first = false
+          await dropStragglers(config)
+        }
+        log.cleared('proxy.point')
+      } else if (seen) {
+        log.trouble('proxy.no-primary', {
+          key: config.etcdNamespace + keys.primary,
+          hint: 'is pgcm-supervise running?',
+        })
+      }
+      if (address) log.cleared('proxy.no-primary')
+    } catch (error) {
+      log.trouble('proxy.point', { error, kept: 'the file as it was' })
+      pause = config.pgbouncerRetryInterval
+    }
+    if (!said && seen) {
+      ready(address ? `the primary is ${address}` : 'no primary yet')
+      said = true
+    }
+    alive()
+    if (news === before) await sleep(pause, wake.signal)
+  }
+  await following
+}
+
+async function dropStragglers(config: Config): Promise<void> {
+  const dropped = await pgbouncer.dropStragglers(pgbouncer.consoleOf(config)).catch((error) => {
+    log.warn('pgbouncer.drop', { error })
+    return 0
+  })
+  if (dropped > 0)
+    log.warn('pgbouncer.dropped', {
+      connections: dropped,
+      why: 'they hung on an address that is no longer the primary',
+    })
+}
+
+/** The API of an app node: the PgBouncer half. */
+function handlers(config: Config, pauses: Keeper): Record<string, Handler> {
+  const console = pgbouncer.consoleOf(config)
+  return {
+    ...poolerHandlers(console, pauses, config.pgbouncerDatabases),
+
+    async health_check() {
+      const answer = async () => `${(await pgbouncer.showDatabases(console)).length} databases`
+      return health([await component('pgbouncer', answer)])
+    },
+
+    async status() {
+      const errors: string[] = []
+      const pause = pauses.current()
+      const pooler = await poolerStatus(console, pause !== null).catch((error) => {
+        errors.push(messageOf(error))
+        return null
+      })
+      const address = await addressOf(hostname()).catch(() => null)
+      const status: NodeStatus = {
+        name: hostname(),
+        ...(address && { address }),
+        at: new Date().toISOString(),
+        api: 'proxy',
+        version: version(),
+        postgres: null,
+        pgbouncer: pooler,
+        pause: pause && { expiresAt: pause.expiresAt, owner: pause.owner },
+        cluster: null,
+        errors,
+      }
+      return { json: JSON.stringify(status) }
+    },
+  }
+}
+
+async function proxy(config: Config, life: Life): Promise<void> {
+  const { signal } = life
+  const etcd = connect(config)
+  if (!config.api) {
+    await route(config, etcd, life)
+    return etcd.close()
+  }
+  const console = pgbouncer.consoleOf(config)
+  const valve = {
+    pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
+    resume: () => pgbouncer.resume(console),
+  }
+  const pauses = keeper(valve, join(stateDir(config, 'proxy'), 'pause.json'))
+  await pauses.restore()
+  const tls = apiTls(config)
+  const allowed = allowedNames(config, tls)
+  const api = await serve({ bind: config.bindAddress, tls, allowed, handlers: handlers(config, pauses) })
+  const name = hostname()
+  const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${api.port}` })
+  const lease = { ttlMs: LEASE_MS, retryMs: config.etcdRetryInterval, signal }
+  await Promise.all([route(config, etcd, life), register(etcd, keysOf(config).proxies + name, entry, lease)])
+  if (pauses.current())
+    log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
+  await pauses.idle()
+  await api.close()
+  etcd.close()
+}
+
+export const main = () =>
+  run('proxy', (config, parsed) => daemon('proxy', parsed, (life) => proxy(config, life)))

@@ -1,0 +1,111 @@
+import { isIP } from 'node:net'
+import ejs from 'ejs'
+import type { Config } from './config.ts'
+import { Failed, messageOf } from './errors.ts'
+import type { Cluster } from './publish.ts'
+
+/** What the template sees, as `it`. */
+export interface Model {
+  primary: string
+  epoch: number
+  databases: string[]
+  standbys: { name: string; address: string }[]
+  /** Addresses for reading, comma-separated: the standbys', or the primary's where none streams. */
+  readers: string
+  settings: {
+    postgresPort: number
+    listenAddress: string
+    port: number
+    socketDir: string
+    authType: string
+    authFile: string
+    user: string
+    poolSize: number
+    maxClients: number
+  }
+}
+
+/** Throws for whatever could end a line, open a section, or stand for something that is not there. */
+function plainWord(value: unknown): string {
+  const text = String(value ?? '')
+  if (!/^[A-Za-z0-9_.,:/*@-]+$/.test(text))
+    throw new Failed(`${JSON.stringify(value) ?? 'undefined'} cannot stand in the file`)
+  return text
+}
+
+/** Compiles a template. Throws `Failed`, naming it, when it is none. */
+export function template(text: string, filename: string): (model: Model) => string {
+  // `<%-` would print without a look at what it prints.
+  if (/<%-/.test(text)) throw new Failed(`${filename}: <%- is not allowed: use <%=`)
+  try {
+    const options = {
+      strict: true,
+      _with: false,
+      localsName: 'it',
+      async: false,
+      escape: plainWord,
+      filename,
+    } as const
+    return ejs.compile(text, options) as (model: Model) => string
+  } catch (cause) {
+    throw new Failed(`${filename}: ${messageOf(cause)}`, undefined, { cause })
+  }
+}
+
+/** The databases of a pgbouncer.ini and the hosts they name. */
+export function databasesIn(ini: string): Map<string, string | null> {
+  const found = new Map<string, string | null>()
+  let section = ''
+  for (const line of ini.split('\n')) {
+    const head = line.match(/^\s*\[(.+)\]\s*$/)
+    if (head) section = head[1] ?? ''
+    const entry = section === 'databases' && line.match(/^\s*([^;#\s=]+)\s*=\s*(.*)$/)
+    if (entry) found.set(entry[1] ?? '', entry[2]?.match(/(?:^|\s)host=(\S+)/)?.[1] ?? null)
+  }
+  return found
+}
+
+/** The new pgbouncer.ini. Throws `Failed` rather than give one in which a managed database points anywhere else. */
+export function render(compiled: (model: Model) => string, model: Model): string {
+  if (!isIP(model.primary))
+    throw new Failed(`the primary's address in etcd is none: ${JSON.stringify(model.primary)}`)
+  let text: string
+  try {
+    text = compiled(model)
+  } catch (cause) {
+    throw new Failed(`the template: ${messageOf(cause)}`, undefined, { cause })
+  }
+  const found = databasesIn(text)
+  for (const name of model.databases) {
+    if (found.get(name) !== model.primary)
+      throw new Failed(`the template points ${name} at ${found.get(name) ?? 'nothing'}`)
+  }
+  if (!/^\s*\[pgbouncer\]\s*$/m.test(text)) throw new Failed('the template has no section [pgbouncer]')
+  return text
+}
+
+export function modelOf(config: Config, primary: string, cluster: Cluster | null): Model {
+  const standbys = (cluster?.nodes ?? []).flatMap(({ name, address, online, role, dataStatus }) =>
+    online && role === 'Unpromoted' && dataStatus?.startsWith('STREAMING|') && address && isIP(address)
+      ? [{ name, address }]
+      : [],
+  )
+  return {
+    primary,
+    epoch: cluster?.epoch ?? 0,
+    databases: config.pgbouncerDatabases,
+    standbys,
+    readers: standbys.map(({ address }) => address).join(',') || primary,
+    settings: {
+      postgresPort: config.postgresPort,
+      listenAddress: config.pgbouncerListenAddress,
+      port: config.pgbouncerPort,
+      socketDir: config.pgbouncerSocketDir,
+      authType: config.pgbouncerAuthType,
+      authFile: config.pgbouncerAuthFile,
+      user: config.pgbouncerUser,
+      poolSize: config.pgbouncerPoolSize,
+      maxClients: config.pgbouncerMaxClients,
+    },
+  }
+}

@@ -1,0 +1,148 @@
+import { join } from 'node:path'
+import { serve } from './apiserver.ts'
+import { run } from './cli.ts'
+import { type ClusterView, type Names, primaryOf } from './cluster.ts'
+import { addressBook, pokes, publication } from './clusterwatch.ts'
+import type { Config } from './config.ts'
+import { daemon, type Life, stateDir } from './daemon.ts'
+import { connect } from './etcd.ts'
+import { log } from './log.ts'
+import { nodeHandlers } from './nodeapi.ts'
+import { type Snapshot, takeSnapshot } from './pacemaker.ts'
+import { keeper } from './pausekeeper.ts'
+import * as pgbouncer from './pgbouncer.ts'
+import { keysOf, publish } from './publish.ts'
+import { allowedNames, apiTls } from './tls.ts'
+import { now, since, sleep } from './wait.ts'
+
+const POKE_FILE = 'poke'
+/** After a poke the CIB may still be on its way: these are the delays of further looks. */
+const AFTERLOOKS_MS = [60, 200]
+
+/** Follows Pacemaker: calls `seen` with each new view, until the signal. */
+async function follow(
+  config: Config,
+  names: Names,
+  { signal, alive }: Life,
+  seen: (view: ClusterView) => Promise<void>,
+): Promise<void> {
+  let wake = new AbortController()
+  let poked = 0
+  const poke = () => {
+    poked += 1
+    wake.abort()
+  }
+  signal.addEventListener('abort', () => wake.abort(), { once: true })
+  await pokes(join(process.env.RUNTIME_DIRECTORY ?? '/run/pgcm-supervise', POKE_FILE), signal, poke)
+  let last: Snapshot | undefined
+  let looks = 0
+  while (!signal.aborted) {
+    const pokedBefore = poked
+    wake = new AbortController()
+    try {
+      const snapshot = await takeSnapshot(names, { timeoutMs: config.pacemakerGetTimeout, signal }, last)
+      log.cleared('pacemaker.read')
+      if (snapshot !== last) {
+        last = snapshot
+        await seen(snapshot.view)
+      }
+    } catch (error) {
+      if (!signal.aborted) log.trouble('pacemaker.read', { error })
+    }
+    alive()
+    if (poked !== pokedBefore) {
+      looks = 0
+      await sleep(5, signal) // pokes come in bursts
+    } else {
+      const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
+      looks += 1
+      await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
+    }
+  }
+}
+
+async function supervise(config: Config, life: Life): Promise<void> {
+  const { signal } = life
+  const names = { resource: config.pacemakerResource, clone: config.pacemakerClone }
+  const etcd = connect(config)
+  const keys = keysOf(config)
+  const book = addressBook()
+  let view: ClusterView | null = null
+  let publishing: Promise<void> = Promise.resolve()
+
+  /** Tells etcd what this node sees, if it is in quorum; one at a time. */
+  function tell(reason: string): Promise<void> {
+    publishing = publishing.then(async () => {
+      if (!view?.quorum || signal.aborted) return
+      const start = now()
+      try {
+        const addresses = await book(view.nodes.map((node) => node.name))
+        const wrote = await publish(etcd, keys, publication(view, addresses, new Date()))
+        log.cleared('publish')
+        if (wrote?.primary) {
+          log.info('primary.published', {
+            address: wrote.primary,
+            epoch: view.epoch.promoted,
+            reason,
+            elapsed: since(start),
+          })
+        } else if (wrote) log.debug('cluster.published', { reason, elapsed: since(start) })
+      } catch (error) {
+        log.trouble('publish', { error })
+      }
+    })
+    return publishing
+  }
+
+  const console = pgbouncer.consoleOf(config)
+  const valve = {
+    pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
+    resume: () => pgbouncer.resume(console),
+  }
+  const pauses = keeper(valve, join(stateDir(config, 'supervise'), 'pause.json'))
+  await pauses.restore()
+  const tls = apiTls(config)
+  const api = await serve({
+    bind: config.bindAddress,
+    tls,
+    allowed: allowedNames(config, tls),
+    handlers: nodeHandlers(config, names, pauses, () => view),
+  })
+
+  // A key that was deleted or overwritten comes back, whoever did it.
+  const repairing = etcd.follow(
+    [keys.primary, keys.cluster],
+    { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
+    () => tell('etcd changed'),
+  )
+  let primary: string | null | undefined
+  const watching = follow(config, names, life, async (seen) => {
+    view = seen
+    const found = primaryOf(seen)?.name ?? null
+    if (found !== primary)
+      log.info('primary.seen', {
+        node: found,
+        epoch: seen.epoch.promoted,
+        quorum: seen.quorum,
+        cib: seen.cib,
+      })
+    if (primary === undefined) life.ready(found ? `${found} is primary` : 'no primary')
+    primary = found
+    await tell('pacemaker changed')
+  })
+  // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
+  sleep(5000, signal).then(
+    () => primary === undefined && !signal.aborted && life.ready('waiting for Pacemaker'),
+  )
+
+  await Promise.all([watching, repairing])
+  // A pause outlives a restart of this daemon, but not its end: somebody must be there to resume.
+  if (pauses.current())
+    log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
+  await pauses.idle()
+  await api.close()
+  etcd.close()
+}
+
+export const main = () =>
+  run('supervise', (config, parsed) => daemon('supervise', parsed, (life) => supervise(config, life)))

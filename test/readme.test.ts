@@ -62,7 +62,7 @@ test('every flag is known to its script', () => {
               )
             : words
         for (const word of own.filter((word) => word.startsWith('--'))) {
-          const name = word.slice(2).replace(/=.*/, '')
+          const name = /^--([a-z-]+)/.exec(word)?.[1] ?? word
           assert.ok(flags(script).has(name as never), `${page}: ${line}: pgcm-${script} has no --${name}`)
         }
       }

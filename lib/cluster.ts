@@ -158,7 +158,8 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
   const status = find(monitor, 'status')[0]
   // crm_mon says "OK" beside its <errors> when it could not connect.
   if (status?.attributes.code !== '0' || find(status, 'errors').length > 0) {
-    throw new Failed(`crm_mon failed: ${status?.attributes.message ?? 'it gave no status'}`)
+    const said = crmMonXml.match(/<error>([^<]*)/)?.[1] ?? status?.attributes.message
+    throw new Failed(`crm_mon failed: ${said?.trim() ?? 'it gave no status'}`)
   }
   const cib = parseXml(cibXml, 'cib')
   const { admin_epoch, epoch, num_updates } = cib.attributes

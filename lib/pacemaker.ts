@@ -29,12 +29,9 @@ export async function takeSnapshot(
 ): Promise<Snapshot> {
   const cib = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
   if (cib.stdout === last?.cib) return last
-  const monitor = await sh(['crm_mon', '--one-shot', '--output-as=xml'], {
-    timeoutMs,
-    input: cib.stdout,
-    env: { ...process.env, CIB_file: '/dev/stdin' },
-    ...common(signal),
-  })
+  // Through cat, since our own pipes are sockets, and those have no /dev/stdin that could be opened.
+  const command = 'cat | CIB_file=/dev/stdin crm_mon --one-shot --output-as=xml'
+  const monitor = await sh(['sh', '-c', command], { timeoutMs, input: cib.stdout, ...common(signal) })
   return { view: view(monitor.stdout, cib.stdout, names), cib: cib.stdout }
 }
 

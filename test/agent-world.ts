@@ -1,0 +1,329 @@
+/**
+ * A world for the resource agent: a directory that holds a data directory, the agent's own files, and programs that
+ * answer from files and log what they were called with (test/stubs/agent). PostgreSQL is a shell script there, but a
+ * real process that the agent finds, signals and sees gone.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir, userInfo } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { sh } from '../lib/sh.ts'
+import { until } from '../lib/wait.ts'
+
+const test = dirname(fileURLToPath(import.meta.url))
+export const AGENT = join(dirname(test), 'ansible/roles/pacemaker/files/pgsql')
+const STUBS = join(test, 'stubs/agent')
+/** What the agent may call besides the stubs: POSIX, coreutils and util-linux. */
+const TOOLS =
+  'awk cat chmod cut date env flock grep mkdir mv readlink rm sed setsid sh sleep sort stat tail timeout tr wc'.split(
+    ' ',
+  )
+
+export interface Given {
+  /** The agent's own node; the cluster is pg01, pg02 and pg03. */
+  node?: string
+  /** What runs: a postmaster, some of its children without it, both, or nothing. Default nothing. */
+  processes?: 'postmaster' | 'children' | 'all'
+  /** What PostgreSQL answers when asked what it is, one line for each time; the last line stays. */
+  state?: string | string[]
+  /** Its position when it votes: `timeline|lsn|cut`. */
+  position?: string
+  /** What pg_controldata says: state and location. */
+  control?: [string, string]
+  /** Files of tmpdir. */
+  lock?: number | string
+  promise?: number
+  pending?: boolean
+  /** Files of the run directory: what the last monitor saw, the epoch called, the epoch voted for, whom it follows. */
+  run?: Record<string, string | number>
+  /** Node attributes, `name@node`, `score@node` for the promotion score. */
+  attributes?: Record<string, string>
+  /** The epoch that each node has written to the CIB as promoted. */
+  promoted?: Record<string, number>
+  /** Timelines that have a history file, with parent and place of the fork or without, and placeholders. */
+  history?: (number | [timeline: number, parent: number, fork: string])[]
+  placeholders?: number[]
+  /** Files $WORLD/broken/NAME, by which the stubs fail. */
+  broken?: Record<string, string>
+  /** Instance parameters. */
+  parameters?: Record<string, string>
+  /** Anything else, once the processes run. */
+  twist?: (world: World) => void
+}
+
+export interface Outcome {
+  code: number
+  /** The last exit reason: the one that Pacemaker shows. */
+  reason: string
+  stderr: string
+  elapsedMs: number
+}
+
+const files = (dir: string) => (existsSync(dir) ? readdirSync(dir) : [])
+
+/** Processes whose working directory is in `dir`. */
+export function processesIn(dir: string): { pid: number; comm: string; cwd: string }[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((name) => {
+      try {
+        const cwd = readlinkSync(`/proc/${name}/cwd`)
+        if (!cwd.startsWith(`${dir}/`)) return []
+        return [{ pid: Number(name), comm: readFileSync(`/proc/${name}/comm`, 'utf8').trim(), cwd }]
+      } catch {
+        return [] // it has ended
+      }
+    })
+}
+
+export class World {
+  readonly dir: string
+  readonly given: Given
+  readonly node: string
+  private readonly children: ChildProcess[] = []
+
+  private constructor(given: Given, dir: string) {
+    this.given = given
+    this.dir = dir
+    this.node = given.node ?? 'pg01'
+  }
+
+  /** Makes the world and starts its processes. */
+  static async make(given: Given, parent = tmpdir()): Promise<World> {
+    const world = new World(given, mkdtempSync(join(parent, 'world-')))
+    world.lay()
+    await world.populate()
+    return world
+  }
+
+  path(...words: string[]): string {
+    return join(this.dir, ...words)
+  }
+
+  write(file: string, text: string | number): void {
+    const path = this.path(file)
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, `${text}\n`)
+  }
+
+  /** A file's text without its last line feed, '' if there is none. */
+  read(file: string): string {
+    const path = this.path(file)
+    return existsSync(path) ? readFileSync(path, 'utf8').trimEnd() : ''
+  }
+
+  has(file: string): boolean {
+    return existsSync(this.path(file))
+  }
+
+  private lay(): void {
+    const { given } = this
+    for (const dir of ['data/pg_wal', 'tmp', 'run/pgcm-Postgresql', 'attrs', 'cib', 'broken', 'sock'])
+      mkdirSync(this.path(dir), { recursive: true })
+    cpSync(join(STUBS, 'bindir'), this.path('bindir'), { recursive: true })
+    this.write('log', '')
+    this.write('data/PG_VERSION', 17)
+    this.write('postgresql.conf', `include_if_exists = '${this.path('tmp/replication.conf')}'`)
+    const states = [given.state ?? 'standby alone'].flat()
+    this.write('state', states.join('\n'))
+    if (!states.at(-1)?.startsWith('primary')) this.write('data/standby.signal', '')
+    this.write('position', given.position ?? '10|1000|t')
+    this.write('control', (given.control ?? ['in production', '0/3000028']).join('\n'))
+    if (given.lock !== undefined) this.write('tmp/PGSQL.lock', given.lock)
+    if (given.promise !== undefined) this.write('tmp/promise', given.promise)
+    if (given.pending) this.write('tmp/rejoin.pending', '')
+    for (const [name, value] of Object.entries(given.run ?? {}))
+      this.write(`run/pgcm-Postgresql/${name}`, value)
+    for (const [name, value] of Object.entries(given.attributes ?? {})) this.write(attributeFile(name), value)
+    for (const [name, value] of Object.entries(given.promoted ?? {}))
+      this.write(`cib/pgcm-Postgresql-promoted-${name}`, value)
+    for (const entry of given.history ?? []) {
+      const [number, parent, fork] = typeof entry === 'number' ? [entry, 1, '0/100'] : entry
+      this.write(historyFile(number), `${parent}\t${fork}\tno recovery target specified`)
+    }
+    for (const number of given.placeholders ?? []) this.write(historyFile(number), '# pgcm placeholder')
+    for (const [name, text] of Object.entries(given.broken ?? {})) this.write(`broken/${name}`, text)
+  }
+
+  private async populate(): Promise<void> {
+    const { processes } = this.given
+    if (processes === 'postmaster' || processes === 'all') {
+      const postmaster = await this.spawn(['-D', this.path('data')])
+      if (this.given.run?.promoting === 'postmaster') this.write('run/pgcm-Postgresql/promoting', postmaster)
+    }
+    if (processes === 'children' || processes === 'all') await this.spawn(['child'])
+    const { dev, ino } = statSync(this.path('data'))
+    if (processes) this.write('run/pgcm-Postgresql/inode', `${dev}:${ino}`)
+    this.write('log', '')
+    this.given.twist?.(this)
+  }
+
+  /** Starts a process named postgres in the data directory; resolves to its pid once it takes signals. */
+  async spawn(
+    words: string[],
+    program = this.path('bindir/postgres'),
+    cwd = this.path('data'),
+  ): Promise<number> {
+    const child = spawn(program, words, { cwd, env: { ...process.env, WORLD: this.dir }, stdio: 'ignore' })
+    this.children.push(child)
+    await until('the process is ready', { timeoutMs: 10_000, everyMs: 5 }, () =>
+      existsSync(this.path(`ready.${child.pid}`)),
+    )
+    return child.pid as number
+  }
+
+  get postmaster(): number {
+    return Number(this.read('data/postmaster.pid').split('\n')[0])
+  }
+
+  /** Runs the agent as Pacemaker does. `monitor` recurs, `probe` does not; a notification is `notify TYPE-OPERATION CANDIDATE`. */
+  async run(call: string, shell = 'dash', everyTool = false): Promise<Outcome> {
+    const [verb = '', event = '', candidate = ''] = call.split(' ')
+    const [type = '', operation = ''] = event.split('-')
+    const { stderr, code, elapsedMs } = await sh(
+      [`/bin/${shell}`, AGENT, verb === 'probe' ? 'monitor' : verb],
+      {
+        timeoutMs: 40_000,
+        okCodes: Array.from({ length: 256 }, (_, code) => code),
+        env: {
+          PATH: `${join(STUBS, 'path')}:${everyTool ? this.tools() : process.env.PATH}`,
+          WORLD: this.dir,
+          HA_RSCTMP: this.path('run'),
+          OCF_RESOURCE_INSTANCE: 'Postgresql:0',
+          OCF_RESKEY_CRM_meta_on_node: this.given.broken?.corosync === undefined ? this.node : '',
+          OCF_RESKEY_CRM_meta_interval: verb === 'monitor' ? '1000' : '0',
+          OCF_RESKEY_CRM_meta_notify_type: type,
+          OCF_RESKEY_CRM_meta_notify_operation: operation,
+          OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
+          ...this.parameters(),
+        },
+      },
+    )
+    const reason =
+      stderr
+        .match(/^ocf-exit-reason:.*$/gm)
+        ?.at(-1)
+        ?.slice('ocf-exit-reason:'.length) ?? ''
+    return { code, reason, stderr, elapsedMs }
+  }
+
+  private parameters(): Record<string, string> {
+    const parameters = {
+      pgdata: this.path('data'),
+      bindir: this.path('bindir'),
+      config: this.path('postgresql.conf'),
+      pguser: userInfo().username,
+      socketdir: this.path('sock'),
+      tmpdir: this.path('tmp'),
+      node_list: 'pg01 pg02 pg03',
+      vote_timeout: '1',
+      ...this.given.parameters,
+    }
+    const pairs = Object.entries(parameters).map(([name, value]) => [`OCF_RESKEY_${name}`, value])
+    return Object.fromEntries(pairs)
+  }
+
+  /** A PATH on which every program is logged, and nothing is found that the agent is not known to need. */
+  private tools(): string {
+    for (const dir of ['tools', 'real']) mkdirSync(this.path(dir), { recursive: true })
+    for (const tool of TOOLS) {
+      const real = ['/usr/bin', '/bin'].map((dir) => join(dir, tool)).find(existsSync)
+      if (real === undefined || this.has(`real/${tool}`)) continue
+      symlinkSync(join(STUBS, 'tool'), this.path('tools', tool))
+      symlinkSync(real, this.path('real', tool))
+    }
+    return this.path('tools')
+  }
+
+  /** Every command that was run, as it was called. */
+  get log(): string[] {
+    return this.read('log').split('\n').filter(Boolean)
+  }
+
+  /** The commands and signals that change something, in short words and in their order. */
+  get changes(): string[] {
+    return this.log.flatMap(brief)
+  }
+
+  get attributes(): Record<string, string> {
+    return Object.fromEntries(
+      files(this.path('attrs')).map((name) => [shortName(name), this.read(`attrs/${name}`)]),
+    )
+  }
+
+  /** History files above timeline 1: `9` for a real one, `8?` for a placeholder. */
+  get timelines(): string[] {
+    return files(this.path('data/pg_wal')).map((name) => {
+      const mark = this.read(`data/pg_wal/${name}`).startsWith('# pgcm') ? '?' : ''
+      return `${Number.parseInt(name, 16)}${mark}`
+    })
+  }
+
+  move(from: string, to: string): void {
+    renameSync(this.path(from), this.path(to))
+  }
+
+  /** Processes of this PostgreSQL that live, wherever its data directory went. */
+  get alive(): number[] {
+    return processesIn(this.dir)
+      .filter(({ comm, cwd }) => comm === 'postgres' && cwd !== this.path('other'))
+      .map(({ pid }) => pid)
+  }
+
+  /** Ends what still runs and removes the directory. */
+  destroy(): void {
+    for (const { pid } of processesIn(this.dir)) process.kill(pid, 'SIGKILL')
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 })
+  }
+}
+
+const historyFile = (timeline: number) =>
+  `data/pg_wal/${timeline.toString(16).toUpperCase().padStart(8, '0')}.history`
+
+const attributeFile = (name: string) =>
+  `attrs/${name.startsWith('score@') ? name.replace('score', 'master-Postgresql') : `Postgresql-${name}`}`
+
+const shortName = (name: string) => name.replace('master-Postgresql', 'score').replace('Postgresql-', '')
+
+/** A logged command in short: what it changes, or nothing if it only asks. */
+export function brief(line: string): string[] {
+  const [command = '', ...words] = line.split(' ')
+  const after = (flag: string) => words[words.indexOf(flag) + 1] ?? ''
+  switch (command) {
+    case 'attrd_updater': {
+      const name = shortName(`${after('-n')}@${after('-N')}`)
+      if (words.includes('-D')) return [`${name} withdrawn`]
+      const value = words.find((word) => word.startsWith('--update='))?.slice('--update='.length)
+      if (value === undefined && !words.includes('-U')) return []
+      return [`${name}=${value ?? after('-U')}${words.includes('-p') ? ' private' : ''}`]
+    }
+    case 'crm_attribute':
+      return [`cib ${after('--name').replace('pgcm-Postgresql-', '')}=${after('--update')}`]
+    case 'crm_resource':
+      return [`cleanup ${after('--node')}`]
+    case 'psql':
+      return words[0] === 'ask' ? [] : [words[0] as string]
+    case 'postgres':
+      return ['start']
+    case 'HUP':
+    case 'INT':
+    case 'QUIT':
+      return [command]
+    default:
+      return []
+  }
+}

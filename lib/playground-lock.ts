@@ -37,3 +37,7 @@ export function lock(name: string, busy: string, waitS = 0, dir = '/run'): Lock 
     closeSync(fd)
   }
 }
+
+/** The lock of one playground, for the verbs that change it as a whole. */
+export const lockPlayground = (name: string): Lock =>
+  lock(name, `another pgcm-playground is at work on ${name}`)

@@ -75,3 +75,9 @@ export function follow(argv: string[], options: Follow): Promise<void> {
     })
   })
 }
+
+/** Does `body` for all at once, waits for every one, and then throws what went wrong first. */
+export async function each<T>(items: T[], body: (item: T) => Promise<unknown>): Promise<void> {
+  const results = await Promise.allSettled(items.map(body))
+  for (const result of results) if (result.status === 'rejected') throw result.reason
+}

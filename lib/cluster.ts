@@ -208,7 +208,8 @@ export function primaryOf(cluster: ClusterView): NodeView | null {
       !node.unclean &&
       node.role === 'Promoted' &&
       node.status === 'PRI' &&
-      node.dataStatus === 'LATEST',
+      node.dataStatus === 'LATEST' &&
+      (cluster.epoch.of[node.name] ?? 0) === cluster.epoch.promoted,
   )
   return claims.length === 1 ? (claims[0] ?? null) : null
 }

@@ -33,22 +33,32 @@ function plainWord(value: unknown): string {
   return text
 }
 
-/** Compiles a template. Throws `Failed`, naming it, when it is none. */
-export function template(text: string, filename: string): (model: Model) => string {
+/** Compiles a template. It and what comes out throw `Failed`, naming `file`, for whatever is wrong with it. */
+export function template(text: string, file: string): (model: Model) => string {
+  const named = (cause: unknown) => new Failed(`${file}: ${messageOf(cause)}`, undefined, { cause })
   // `<%-` would print without a look at what it prints.
-  if (/<%-/.test(text)) throw new Failed(`${filename}: <%- is not allowed: use <%=`)
+  if (/<%-/.test(text)) throw named('<%- is not allowed: use <%=')
+  let compiled: (model: Model) => string
   try {
+    // Without compileDebug: its error messages would run the file name through `escape`.
     const options = {
       strict: true,
       _with: false,
       localsName: 'it',
       async: false,
       escape: plainWord,
-      filename,
+      compileDebug: false,
     } as const
-    return ejs.compile(text, options) as (model: Model) => string
+    compiled = ejs.compile(text, options) as (model: Model) => string
   } catch (cause) {
-    throw new Failed(`${filename}: ${messageOf(cause)}`, undefined, { cause })
+    throw named(cause)
+  }
+  return (model) => {
+    try {
+      return compiled(model)
+    } catch (cause) {
+      throw named(cause)
+    }
   }
 }
 
@@ -69,12 +79,7 @@ export function databasesIn(ini: string): Map<string, string | null> {
 export function render(compiled: (model: Model) => string, model: Model): string {
   if (!isIP(model.primary))
     throw new Failed(`the primary's address in etcd is none: ${JSON.stringify(model.primary)}`)
-  let text: string
-  try {
-    text = compiled(model)
-  } catch (cause) {
-    throw new Failed(`the template: ${messageOf(cause)}`, undefined, { cause })
-  }
+  const text = compiled(model)
   const found = databasesIn(text)
   for (const name of model.databases) {
     if (found.get(name) !== model.primary)

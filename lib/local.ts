@@ -162,7 +162,9 @@ export async function localMachine(config: Config): Promise<Local> {
             'crm_mon and the log of PostgreSQL have more.',
           )
         const own = view.nodes.find(({ name }) => name === node)
-        const attached = own?.dataStatus?.startsWith('STREAMING') && (await running()) === 'streaming'
+        // ASYNC is what one is that still catches up: each node is in synchronous_standby_names.
+        const attached =
+          /^STREAMING\|(?!ASYNC)/.test(own?.dataStatus ?? '') && (await running()) === 'streaming'
         return attached ? `${own?.status}, ${own?.dataStatus}` : null
       })
     },

@@ -1,7 +1,7 @@
 /** Getting through to machines while they change roles, die and come back. */
 
-import type { Tell } from './pipeline.ts'
 import type { Api } from './api.ts'
+import type { Tell } from './pipeline.ts'
 import type { Run } from './run.ts'
 import { now, sleep } from './wait.ts'
 
@@ -22,7 +22,12 @@ export function quietly<T>(promise: Promise<T>): Promise<T> {
 }
 
 export const ask = (api: Api, address: string, timeoutMs: number, signal: AbortSignal) =>
-  api.routed({ address, timeoutMs, deadlineMs: timeoutMs + 100, signal })
+  api.routed({
+    address,
+    timeoutMs: Math.round(timeoutMs),
+    deadlineMs: Math.round(timeoutMs) + 100,
+    signal,
+  })
 
 /** Until that PgBouncer points at the address, as long as its pause lasts. */
 export async function arrive(run: Run, api: Api, address: string, signal: AbortSignal): Promise<void> {
@@ -48,16 +53,22 @@ export async function settle(run: Run, signal: AbortSignal, tell: Tell): Promise
   return undefined
 }
 
-/** Who is published as primary, if that one takes a write. */
+/** Who is published as primary, if that one takes a write before another is. */
 async function writable(run: Run, signal: AbortSignal) {
+  const over = new AbortController()
   try {
     const published = await run.world.published()
     const node = run.nodes.find(({ name }) => name === published?.primary)
     if (!published || !node) return undefined
-    await ask(node, published.address, 300, signal)
+    run.world.watchPrimary(({ epoch, primary }) => {
+      if (epoch !== published.epoch || primary !== published.primary) over.abort()
+    }, over.signal)
+    await ask(node, published.address, 1500, AbortSignal.any([signal, over.signal]))
     return published
   } catch {
     return undefined // it is asked again
+  } finally {
+    over.abort()
   }
 }
 
@@ -89,7 +100,7 @@ export async function persist(
   const end = now() + timeoutMs
   for (;;) {
     try {
-      await work(Math.max(1, end - now()))
+      await work(Math.max(1, Math.round(end - now())))
       return
     } catch (error) {
       if (signal.aborted || now() + 200 > end) throw error

@@ -116,7 +116,7 @@ export const migrate = (times: Times): Step<Run> => ({
   async run(run, signal) {
     await run.held?.check()
     run.moving = true
-    const deadlineMs = Math.min(times.pacemakerTimeout, moveUntil(run) - now())
+    const deadlineMs = Math.round(Math.min(times.pacemakerTimeout, moveUntil(run) - now()))
     // The PgBouncers are asked to say when they have heard before there is anything to hear: no time is lost then.
     run.routes = new Map(run.poolers.map((api) => [api, quietly(ask(api, run.address, deadlineMs, signal))]))
     await onAnyNode(run.nodes, (node) =>

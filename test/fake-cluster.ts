@@ -102,7 +102,7 @@ export function fakeCluster(meddle: Meddle = () => {}) {
       maintenance: false,
       fencing: true,
       fenceDevices: ['fence-pg01'],
-      epoch: { promoted: state.epoch, of: {} },
+      epoch: { promoted: state.epoch, of: state.primary ? { [state.primary]: state.epoch } : {} },
       cib: '0.1.1',
       managed: true,
       nodes: NODES.map((name) => ({

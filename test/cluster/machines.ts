@@ -6,7 +6,7 @@ import { addressOf, dirOf, type Node, type Playground, readState } from '../../l
 import { init as runningInit } from '../../lib/playground-machines.ts'
 import { CommandFailed, type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
 
-export const playgroundName = process.env.PGCM_TEST_PLAYGROUND ?? 'pgcm'
+export const playgroundName = process.env.TEST_PLAYGROUND ?? 'pgcm'
 export const state = dirOf(playgroundName)
 export const repository = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 

@@ -10,6 +10,7 @@ import {
   summary,
   verify,
 } from '../../bench/load.ts'
+import { CommandFailed } from '../../lib/sh.ts'
 import { until, within } from '../../lib/wait.ts'
 import { cure, diagnosis, primary } from './cluster.ts'
 import { address, bouncers, isOn, nodes, psql, secret } from './machines.ts'
@@ -21,6 +22,7 @@ export function scenario(sentence: string, deadlineS: number, body: () => Promis
     try {
       await within(deadlineS * 1000, sentence, body())
     } catch (error) {
+      if (error instanceof CommandFailed) console.log(`${error.stdout}${error.stderr}`)
       console.log(`\nFAILED: ${sentence}\n${(error as Error).stack}\n${await diagnosis().catch(String)}`)
       throw error
     }

@@ -47,11 +47,11 @@ function breaks(promise: string, m: Model, from: State = initial(m), bounds: Par
 }
 
 test('three nodes: no commit is lost, no two write, nothing starts diverged, in any order of events', () => {
-  holds({ ...small, faults: 2 })
+  holds({ ...small, records: 1, faults: 2 })
 })
 
 test('three nodes with FIRST 1', () => holds(built({ sync: 'first' }, small)))
-test('five nodes with ANY 2', () => holds(five))
+test('five nodes with ANY 2', () => holds({ ...five, epochs: 6, records: 2 }))
 test('five nodes with FIRST 2', () => holds(built({ sync: 'first' }, { ...five, epochs: 6, records: 2 })))
 
 test('five nodes, random walks far beyond the bounds of the search', () => {
@@ -88,6 +88,10 @@ test('C and D: if the old primary stays down after a demotion too, nobody may ev
 
 test('F: a lock file that counts only against a running primary without the data', () => {
   holds(built({ startAsksPrimary: true }, small))
+})
+
+test('as the agent is built: early attach, and the epoch in the CIB beside the promotion or long after it', () => {
+  holds(built({ publishedBeside: true, earlyAttach: true }, { ...small, records: 1 }))
 })
 
 test('a restarted standby may come up with its old primary_conninfo', () => {
@@ -210,7 +214,7 @@ test('a call that comes to nothing leaves a healthy primary that nobody may foll
 })
 
 test('five nodes: after the last fault a primary acknowledges within 50 steps', () => {
-  const { worst, stuck } = settleAll(built({ startAsksPrimary: true }, { ...five, epochs: 6 }), 99)
+  const { worst, stuck } = settleAll(built({ startAsksPrimary: true }, { ...five, epochs: 6 }), 199)
   assert.is(stuck.length, 0)
   assert.ok(worst <= 50)
 })

@@ -44,6 +44,8 @@ export type Node = {
   called: number
   /** The WAL of its own vote, while a candidate may still count it. */
   vote: number
+  /** Its own promoted number in the CIB (one writer each; the cluster's is the highest). */
+  published: number
   /** The WAL a demotion ended with, while a candidate has to hold it (variant C). */
   checkpoint: number
   /** The timeline the agent noted down when it last followed (only where timelineFromWal is off). */
@@ -113,6 +115,10 @@ export const VARIANT = {
   staysDown: 'never' as 'never' | 'start' | 'demote',
   /** F: not the lock file alone keeps a node down, but a running primary of the promoted epoch without its data. */
   startAsksPrimary: false,
+  /** As the agent is built: the epoch goes to the CIB beside the promotion, not before it, and may come long after
+   * it or never; who follows or rejoins goes by what is in the CIB, or by an attribute that may be stale; the
+   * lock file keeps nobody down for sure; and the next epoch is chosen without a look at the CIB. */
+  publishedBeside: false,
   /** The agent empties primary_conninfo before it starts PostgreSQL. */
   detachedStart: true,
   /** Rejoin goes by what the node itself knows: no primary below its promise or its own timeline. */
@@ -150,6 +156,7 @@ export function initial(m: Model): State {
     votes: 0,
     called: 0,
     vote: EMPTY,
+    published: i === 0 ? epoch : 0,
     checkpoint: EMPTY,
     note: m.rules.timelineFromWal ? 0 : epoch,
     reports: noReports(m),
@@ -178,6 +185,7 @@ export function pack(s: State, out: Uint16Array): number {
     out[i++] = n.called
     out[i++] = n.vote
     out[i++] = n.checkpoint
+    out[i++] = n.published
     out[i++] = n.note
     for (const r of n.reports) out[i++] = r
   }
@@ -202,8 +210,9 @@ export function unpack(m: Model, row: Uint16Array): State {
       called: at(i + 6),
       vote: at(i + 7),
       checkpoint: at(i + 8),
-      note: at(i + 9),
-      reports: width > 10 ? Array.from(row.subarray(i + 10, i + width)) : NONE,
+      published: at(i + 9),
+      note: at(i + 10),
+      reports: width > 11 ? Array.from(row.subarray(i + 11, i + width)) : NONE,
     })
   }
   return { nodes, promoted: at(0), acked: at(1), faults: at(2), broken: '' }

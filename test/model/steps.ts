@@ -55,20 +55,32 @@ function stopped(m: Model, s: State, n: Node, i: number, step: Step): void {
   const { rules, variant } = m
   const newest = s.nodes.find((o) => o.role === PRIMARY && o.lock === s.promoted)
   const left = newest && !holds(newest.wal, n.wal)
-  const kept = variant.startAsksPrimary ? left : n.lock > 0 && n.lock !== s.promoted
+  const kept = variant.publishedBeside
+    ? false
+    : variant.startAsksPrimary
+      ? left
+      : n.lock > 0 && n.lock !== s.promoted
   const waits = variant.staysDown !== 'never' && n.lock > 0 && enoughStandbys(m, s)
   if (!(kept && rules.lockFile) && !waits) {
     step('start', i, -1, (t, o) => {
       o.role = STANDBY
       o.checkpoint = EMPTY
       if (!rules.promiseOnDisk) o.promise = 0
-      if (left && (n.lock > 0 || variant.startAsksPrimary)) t.broken = 'P6: a node starts on diverged data'
+      if (left && !variant.publishedBeside && (n.lock > 0 || variant.startAsksPrimary))
+        t.broken = 'P6: a node starts on diverged data'
     })
   }
   s.nodes.forEach((p, w) => {
     if (p.role !== PRIMARY || (n.lock === 0 && holds(p.wal, n.wal))) return
-    const known = p.lock >= n.promise && p.lock >= timeline(n.wal)
-    if (variant.rejoinByOwnKnowledge ? !known : rules.rejoinNewest && p.lock !== s.promoted) return
+    const known = variant.publishedBeside
+      ? p.lock >= n.promise && p.lock >= s.promoted
+      : p.lock >= n.promise && p.lock >= timeline(n.wal)
+    if (
+      variant.rejoinByOwnKnowledge || variant.publishedBeside
+        ? !known
+        : rules.rejoinNewest && p.lock !== s.promoted
+    )
+      return
     step('rejoin', i, w, (_, o) => {
       o.role = REWINDING
       o.follows = w
@@ -89,6 +101,7 @@ function rewinding(s: State, n: Node, i: number, step: Step): void {
 }
 
 function primary(m: Model, s: State, n: Node, i: number, step: Step): void {
+  if (n.published < n.lock) publish(m, n.lock, i, step)
   if (end(n.wal) < m.records) {
     step('commit', i, -1, (_, o) => {
       o.wal = append(o.wal, o.lock, i)
@@ -123,15 +136,18 @@ function standby(m: Model, s: State, n: Node, i: number, step: Step): void {
   }
   s.nodes.forEach((p, w) => {
     if (w === i) return
-    const below = rules.followPromise && p.lock < n.promise
-    if (p.role === PRIMARY && n.follows !== w && !below && accepts(p.wal, n.wal)) {
+    const epoch = variant.publishedBeside ? p.published : p.lock
+    const below = rules.followPromise && epoch < n.promise
+    const seems = p.role === PRIMARY || (variant.publishedBeside && p.role === STANDBY && p.published > 0)
+    if (seems && n.follows !== w && !below && accepts(p.wal, n.wal)) {
       step('follow', i, w, (_, o) => {
         o.follows = w
-        if (rules.promise && rules.followPromises) o.promise = Math.max(o.promise, p.lock)
+        if (rules.promise && rules.followPromises) o.promise = Math.max(o.promise, epoch)
         if (!rules.timelineFromWal) o.note = p.lock
       })
     }
-    if (rules.promise ? p.called > n.promise : p.phase === CALLED || p.phase === CUT) {
+    const again = p.called > 0 && p.called === n.promise && n.follows >= 0
+    if (rules.promise ? p.called > n.promise || again : p.phase === CALLED || p.phase === CUT) {
       step('vote', i, w, (t, o) => {
         if (rules.promise) o.promise = p.called
         if (rules.cutBeforeVote) o.follows = -1
@@ -155,8 +171,8 @@ function standby(m: Model, s: State, n: Node, i: number, step: Step): void {
 
 /** A promotion that was given up is one that stalls for ever, so the only way out here is a new call. */
 function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
-  const { rules } = m
-  const known = Math.max(s.promoted, n.promise, n.lock, timeline(n.wal))
+  const { rules, variant } = m
+  const known = Math.max(variant.publishedBeside ? 0 : s.promoted, n.promise, n.lock, timeline(n.wal))
   const refused = Math.max(known, ...s.nodes.map((o) => o.promise)) // a voter refuses with its promise
   for (const above of refused === known ? [known] : [known, refused]) {
     let epoch = above + 1
@@ -184,20 +200,31 @@ function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
       o.phase = PROVEN
       o.votes = 0
     })
+  } else if (n.phase === PROVEN && variant.publishedBeside) {
+    if (n.published < n.taken) publish(m, n.taken, i, step)
+    if (kept || !rules.promiseAtPromote) signal(i, step)
   } else if (n.phase === PROVEN && !(rules.promotedRises && n.taken <= s.promoted)) {
-    step('publish', i, -1, (t, o) => {
-      t.promoted = o.taken
-      o.phase = PUBLISHED
-    })
-  } else if (n.phase === PUBLISHED && (kept || !rules.promiseAtPromote)) {
-    step('signal', i, -1, (_, o) => {
-      o.lock = o.taken
-      o.phase = SIGNALLED
-    })
-  }
+    publish(m, n.taken, i, step)
+  } else if (n.phase === PUBLISHED && (kept || !rules.promiseAtPromote)) signal(i, step)
+}
+
+function signal(i: number, step: Step): void {
+  step('signal', i, -1, (_, o) => {
+    o.lock = o.taken
+    o.phase = SIGNALLED
+  })
+}
+
+function publish(m: Model, epoch: number, i: number, step: Step): void {
+  step('publish', i, -1, (t, o) => {
+    t.promoted = m.variant.publishedBeside ? Math.max(t.promoted, epoch) : epoch
+    o.published = epoch
+    if (o.phase === PROVEN && !m.variant.publishedBeside) o.phase = PUBLISHED
+  })
 }
 
 function promoting(m: Model, n: Node, i: number, step: Step): void {
+  if (n.published < n.taken) publish(m, n.taken, i, step)
   step('promoted', i, -1, (t, o) => {
     if (n.taken <= timeline(n.wal)) t.broken = 'P6: a promotion to a timeline not above its own'
     halt(m, o)
@@ -228,7 +255,7 @@ function forget({ rules, variant }: Model, t: State): void {
   const lowest = Math.min(...t.nodes.map((n) => n.promise))
   t.nodes.forEach((n, i) => {
     const dead = rules.promise && rules.promiseAtPromote && n.phase !== SIGNALLED && n.promise !== n.taken
-    const heard = rules.promise && rules.promiseOnDisk && !variant.earlyAttach && n.called <= lowest
+    const heard = rules.promise && rules.promiseOnDisk && !variant.earlyAttach && n.called < lowest
     const read = rules.promise && rules.freshVotes && rules.cutBeforeVote
     const awaited = read && t.nodes.some((c) => c.phase === CALLED && c.taken === n.promise)
     if (dead && n.phase !== IDLE) idle(own(t, i))

@@ -47,11 +47,16 @@ export async function psql(machine: string, query: string, database = 'postgres'
   return (await inside(machine, argv, { input: query, timeoutMs })).stdout.trim()
 }
 
+/** PGCM_TEST_* are the tests' own; the scripts refuse a PGCM_ name that they do not know. */
+export const outside = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !name.startsWith('PGCM_TEST_')),
+)
+
 /** A verb of bin/pgcm-playground for this playground. */
 export function playground(verb: string, words: string[] = [], options: ShOptions = {}): Promise<ShResult> {
   // The name comes first: what follows `ssh NODE` is the machine's to read.
   const argv = [`${repository}/bin/pgcm-playground`, '--name', playgroundName, verb, ...words]
-  return sh(argv, { timeoutMs: 120_000, ...options })
+  return sh(argv, { timeoutMs: 120_000, env: outside, ...options })
 }
 
 /** kill -9 of the postmaster, from inside. */

@@ -2,14 +2,14 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
 import { healthy } from './cluster.ts'
-import { address, failing, inside, playground, playgroundName, repository } from './machines.ts'
+import { address, failing, inside, outside, playground, playgroundName, repository } from './machines.ts'
 import { scenario } from './scenario.ts'
 
 const command = `${repository}/bin/pgcm-playground`
 
 /** Runs the playground and expects a refusal: exit 2, one line that names the matter, and a hint. */
 async function refused(argv: string[], pattern: RegExp): Promise<void> {
-  const error = await failing(sh(argv, { timeoutMs: 30_000 }))
+  const error = await failing(sh(argv, { timeoutMs: 30_000, env: outside }))
   assert.is(error.code, 2, error.stderr)
   assert.match(error.stderr, pattern)
 }

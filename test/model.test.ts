@@ -157,6 +157,18 @@ test('the same where rejoin goes by the node itself: no commit is lost', () => {
   holds(m, play(m, initial(m), `${sleeper}, publish 2, signal 2, promoted 2, crash 1`))
 })
 
+// pg02 is promoted, but the CIB does not have it yet; pg05, which did not vote, follows and acknowledges, and crashes.
+const unheard =
+  'call 2, cut-self 2, vote 3 2, vote 4 2, prove 2, signal 2, promoted 2, attach 3 2, stream 3 2, follow 5 2, stream 5 2, crash 5'
+
+test('rejoin by the promise alone, below the timeline of its own WAL: a commit is lost', () => {
+  const beside = built({ publishedBeside: true, earlyAttach: true }, { ...five, epochs: 10, faults: 3 })
+  const m = without('rejoinTimeline', beside)
+  const rejoined = play(m, initial(m), `${unheard}, rejoin 5 1, rejoined 5 1, start 5`)
+  breaks('P1', m, play(m, rejoined, 'crash 2, demote 1, call 1, vote 4 1, cut-self 1'))
+  assert.throws(() => play(beside, initial(beside), `${unheard}, rejoin 5 1`), /not possible/)
+})
+
 // Liveness.
 
 /** Settles every `nth` reachable state, with each node as Pacemaker's first choice. */

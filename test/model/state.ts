@@ -98,6 +98,8 @@ export const RULES = {
   promotedRises: true,
   /** pgcm-rejoin goes only by a primary whose epoch is the CIB's promoted one. */
   rejoinNewest: true,
+  /** And, where it goes by the promise, never by one below the timeline of the node's own WAL. */
+  rejoinTimeline: true,
   /** A former primary is kept down by its lock file if the cluster has moved on. */
   lockFile: true,
   /** A voter attaches to a candidate (variant A) only while its promise is that candidate's epoch. */

@@ -72,15 +72,10 @@ function stopped(m: Model, s: State, n: Node, i: number, step: Step): void {
   }
   s.nodes.forEach((p, w) => {
     if (p.role !== PRIMARY || (n.lock === 0 && holds(p.wal, n.wal))) return
-    const known = variant.publishedBeside
-      ? p.lock >= n.promise && p.lock >= s.promoted
-      : p.lock >= n.promise && p.lock >= timeline(n.wal)
-    if (
-      variant.rejoinByOwnKnowledge || variant.publishedBeside
-        ? !known
-        : rules.rejoinNewest && p.lock !== s.promoted
-    )
-      return
+    const older = rules.rejoinTimeline && p.lock < timeline(n.wal)
+    const known = p.lock >= n.promise && !older && (!variant.publishedBeside || p.lock >= s.promoted)
+    const byItself = variant.rejoinByOwnKnowledge || variant.publishedBeside
+    if (byItself ? !known : rules.rejoinNewest && p.lock !== s.promoted) return
     step('rejoin', i, w, (_, o) => {
       o.role = REWINDING
       o.follows = w

@@ -274,10 +274,7 @@ function watcher(members: Member[], keys: Buffer[], hint: () => void, signal: Ab
   }
   open()
   return {
-    rotate: () =>
-      (current as { destroy?: (error: Error) => void } | undefined)?.destroy?.(
-        new Error('it missed a change'),
-      ),
+    rotate: () => current?.cancel(),
     close: () => current?.cancel(),
   }
 }

@@ -1,0 +1,105 @@
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { view } from '../lib/cluster.ts'
+import { addressBook, pokes, publication } from '../lib/clusterwatch.ts'
+import { Failed } from '../lib/errors.ts'
+import { log } from '../lib/log.ts'
+import { sh } from '../lib/sh.ts'
+import { until } from '../lib/wait.ts'
+
+log.setLevel('error')
+const fixture = (name: string) =>
+  readFileSync(new URL(`./fixtures/trixie-healthy.${name}.xml`, import.meta.url), 'utf8')
+const healthy = view(fixture('crm_mon'), fixture('cib'), { resource: 'Postgresql', clone: 'msPostgresql' })
+const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 3000, everyMs: 2 }, probe)
+
+async function inDirectory(body: (dir: string, signal: AbortSignal) => Promise<void>) {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-poke-'))
+  const stop = new AbortController()
+  try {
+    await body(dir, stop.signal)
+  } finally {
+    stop.abort()
+    rmSync(dir, { recursive: true })
+  }
+}
+
+test("Pacemaker's alert agent wakes us", async () => {
+  const alert = new URL('../ansible/roles/pgcm/files/pgcm-alert', import.meta.url).pathname
+  await inDirectory(async (dir, signal) => {
+    const file = join(dir, 'poke')
+    let woken = 0
+    await pokes(file, signal, () => {
+      woken += 1
+    })
+    assert.is(statSync(file).mode & 0o777, 0o666)
+    await sh([alert], { env: { ...process.env, PGCM_ALERT_POKE: file } })
+    await soon('woken', () => woken > 0)
+    const before = woken
+    writeFileSync(file, 'again')
+    await soon('woken again', () => woken > before)
+  })
+})
+
+test('the alert agent does nothing where no supervise runs', async () => {
+  const alert = new URL('../ansible/roles/pgcm/files/pgcm-alert', import.meta.url).pathname
+  await inDirectory(async (dir) => {
+    await sh([alert], { env: { ...process.env, PGCM_ALERT_POKE: join(dir, 'none') } })
+    assert.throws(() => statSync(join(dir, 'none')))
+  })
+})
+
+test('without the file it works by polls', async () => {
+  const silent = process.stderr.write
+  process.stderr.write = () => true
+  try {
+    await pokes('/nonexistent/poke', new AbortController().signal, () => {})
+  } finally {
+    process.stderr.write = silent
+  }
+})
+
+test('an address that cannot be looked up right now stays what it was', async () => {
+  let works = true
+  const book = addressBook(async (node) => {
+    if (!works && node === 'pg01') throw new Failed('no DNS')
+    return `10.0.0.${node.slice(-1)}`
+  })
+  const silent = process.stderr.write
+  process.stderr.write = () => true
+  try {
+    await book(['pg01'])
+    works = false
+    assert.equal(
+      [...(await book(['pg01', 'pg02']))],
+      [
+        ['pg01', '10.0.0.1'],
+        ['pg02', '10.0.0.2'],
+      ],
+    )
+  } finally {
+    process.stderr.write = silent
+  }
+})
+
+test('what the world may know of the cluster', () => {
+  const addresses = new Map([
+    ['pg01', '10.0.0.1'],
+    ['pg03', '10.0.0.3'],
+  ])
+  const { nodes, ...rest } = publication(healthy, addresses, new Date('2026-01-02T03:04:05Z'))
+  assert.equal(rest, { epoch: 3, primary: 'pg03', last: null, updatedAt: '2026-01-02T03:04:05.000Z' })
+  assert.equal(
+    nodes.map(({ name, address, role, dataStatus }) => [name, address, role, dataStatus]),
+    [
+      ['pg01', '10.0.0.1', 'Unpromoted', 'STREAMING|SYNC'],
+      ['pg02', null, 'Unpromoted', 'STREAMING|POTENTIAL'],
+      ['pg03', '10.0.0.3', 'Promoted', 'LATEST'],
+    ],
+  )
+})
+
+test.run()

@@ -1,0 +1,205 @@
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { load } from '../lib/config.ts'
+import { connect, type Etcd, EtcdDown } from '../lib/etcd.ts'
+import { register } from '../lib/etcdlease.ts'
+import { LockHeld, lock } from '../lib/etcdlock.ts'
+import { log } from '../lib/log.ts'
+import { now, since, until } from '../lib/wait.ts'
+import { member, Store } from './etcdserver.ts'
+
+log.setLevel('error')
+type Member = Awaited<ReturnType<typeof member>>
+
+async function cluster(body: (world: { store: Store; etcd: Etcd; members: Member[] }) => Promise<void>) {
+  const store = new Store()
+  const members = await Promise.all([member(store), member(store), member(store)])
+  const endpoints = members.map(({ url }) => url).join(',')
+  const { config } = load('supervise', [`--etcd-endpoints=${endpoints}`], { PGCM_CONFIG_FILE: '/dev/null' })
+  const etcd = connect(config)
+  const write = process.stderr.write
+  process.stderr.write = () => true
+  try {
+    await body({ store, etcd, members })
+  } finally {
+    process.stderr.write = write
+    etcd.close()
+    for (const each of members) each.close()
+  }
+}
+
+const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 3000, everyMs: 2 }, probe)
+const set = (members: Member[], mode: Member['state']['mode']) => {
+  for (const each of members) each.state.mode = mode
+}
+
+test('keys are read and written below the namespace', async () => {
+  await cluster(async ({ store, etcd }) => {
+    store.put('/postgres/a', '1')
+    store.put('/other/a', '2')
+    assert.is((await etcd.get('/a'))?.value, '1')
+    assert.is(await etcd.get('/b'), null)
+    assert.ok(await etcd.replace(await etcd.read(['/a', '/b']), { '/b': '3' }))
+    assert.equal([...(await etcd.list('/')).keys()], ['a', 'b'])
+  })
+})
+
+test('a write is refused when somebody else has written', async () => {
+  await cluster(async ({ store, etcd }) => {
+    const seen = await etcd.read(['/a'])
+    store.put('/postgres/a', 'theirs')
+    assert.not(await etcd.replace(seen, { '/a': 'ours' }))
+    assert.is((await etcd.get('/a'))?.value, 'theirs')
+  })
+})
+
+test('a member that hangs or refuses costs a moment, not the answer', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    store.put('/postgres/a', '1')
+    const [one, two, three] = members
+    assert.ok(one && two && three)
+    for (const mode of ['hang', 'refuse'] as const) {
+      for (const pair of [[one], [two], [three], [one, two], [two, three]]) {
+        set(members, 'answer')
+        set(pair, mode)
+        const start = now()
+        assert.is((await etcd.get('/a'))?.value, '1')
+        assert.ok(since(start) < 1500, `${since(start)} ms`)
+      }
+    }
+    set([one, two], 'hang')
+    set([three], 'answer')
+    await etcd.get('/a')
+    one.state.asked = 0
+    await etcd.get('/a') // the one that answered is asked first from now on
+    assert.is(one.state.asked, 0)
+  })
+})
+
+test('a leader election, when everybody refuses for a moment, is no failure', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    store.put('/postgres/a', '1')
+    set(members, 'refuse')
+    setTimeout(() => set(members, 'answer'), 100)
+    assert.is((await etcd.get('/a'))?.value, '1')
+  })
+})
+
+test('nobody there is one error that names everybody', async () => {
+  await cluster(async ({ etcd, members }) => {
+    set(members, 'refuse')
+    const error = await etcd.get('/a').catch((e) => e)
+    assert.instance(error, EtcdDown)
+    for (const { url } of members) assert.ok(error.message.includes(url.slice(7)), error.message)
+  })
+})
+
+test('changes are followed, deletions too', async () => {
+  await cluster(async ({ store, etcd }) => {
+    const stop = new AbortController()
+    const seen: (string | undefined)[] = []
+    const settings = { pollMs: 60_000, retryMs: 50, signal: stop.signal }
+    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    await soon('it looked', () => seen.length === 1)
+    await soon('it watches', () => store.watchers.size === 1)
+    store.put('/postgres/a', '1')
+    await soon('it saw the change', () => seen.at(-1) === '1')
+    store.put('/postgres/other', 'x')
+    store.delete('/postgres/a')
+    await soon('it saw the deletion', () => seen.length === 3)
+    stop.abort()
+    await following
+    assert.equal(seen, [undefined, '1', undefined])
+  })
+})
+
+test('a watch that says nothing is found out by the next look, and left', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    const stop = new AbortController()
+    const seen: (string | undefined)[] = []
+    for (const each of members) each.state.silent = true
+    const settings = { pollMs: 100, retryMs: 50, signal: stop.signal }
+    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    await soon('it watches', () => store.watchers.size === 1)
+    const [before] = store.watchers
+    const asked = () => members.reduce((sum, { state }) => sum + state.asked, 0)
+    await soon('it has looked again, as the watch began', () => asked() >= 2)
+    store.put('/postgres/a', '1')
+    await soon('it saw the change', () => seen.at(-1) === '1')
+    await soon(
+      'it watches elsewhere',
+      () => store.watchers.size === 1 && !store.watchers.has(before as never),
+    )
+    stop.abort()
+    await following
+  })
+})
+
+test('while etcd is away the last state stays; afterwards it is caught up', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    const stop = new AbortController()
+    const seen: (string | undefined)[] = []
+    store.put('/postgres/a', '1')
+    const settings = { pollMs: 50, retryMs: 50, signal: stop.signal }
+    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    await soon('it looked', () => seen.length === 1)
+    set(members, 'refuse')
+    await soon('it noticed', () => (members[0]?.state.asked ?? 0) > 2)
+    store.put('/postgres/a', '2')
+    set(members, 'answer')
+    await soon('it caught up', () => seen.at(-1) === '2')
+    stop.abort()
+    await following
+    assert.equal(seen, ['1', '2'])
+  })
+})
+
+const terms = { ttlMs: 15_000, waitMs: 0 }
+
+test('the lock has one holder, and says who', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const first = await lock(etcd, '/lock', { host: 'a', pid: 1 }, terms)
+    await first.check()
+    const second = await lock(etcd, '/lock', { host: 'b' }, terms).catch((error) => error)
+    assert.instance(second, LockHeld)
+    assert.is(second.message, 'another failover holds the lock: host a, pid 1')
+    await first.release()
+    assert.equal([store.keys.size, store.leases.size], [0, 0])
+    await (await lock(etcd, '/lock', { host: 'b' }, terms)).release()
+  })
+})
+
+test('whoever waits for the lock gets it when it is free', async () => {
+  await cluster(async ({ etcd }) => {
+    const first = await lock(etcd, '/lock', { host: 'a' }, terms)
+    const second = lock(etcd, '/lock', { host: 'b' }, { ...terms, waitMs: 3000 })
+    await first.release()
+    await (await second).release()
+  })
+})
+
+test('a lock that was taken away is noticed at the next check', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const mine = await lock(etcd, '/lock', { host: 'a' }, terms)
+    store.delete('/postgres/lock')
+    await (await lock(etcd, '/lock', { host: 'b' }, terms)).check()
+    const error = await mine.check().catch((e) => e)
+    assert.match(error.message, /the failover lock is lost: etcd says that it is not ours/)
+    assert.ok(mine.lost.aborted)
+    await mine.release()
+    assert.ok(store.keys.has('/postgres/lock'), "the other's lock is still there")
+  })
+})
+
+test('a registration lasts as long as its signal', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const stop = new AbortController()
+    const registered = register(etcd, '/proxies/x', 'v', { ttlMs: 15_000, retryMs: 50, signal: stop.signal })
+    await soon('it is there', () => store.keys.has('/postgres/proxies/x'))
+    stop.abort()
+    await registered
+    assert.equal([store.keys.size, store.leases.size], [0, 0])
+  })
+})
+
+test.run()

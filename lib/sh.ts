@@ -51,6 +51,7 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
   const start = now()
   let child: ChildProcess | undefined
   let killed: string | undefined
+  let broken: string | undefined
   const kill = (why: string) => {
     killed ??= why
     try {
@@ -65,13 +66,15 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
   const process_ = $({
     quiet: true,
     nothrow: true,
-    prefix: 'exec ',
-    postfix: '',
     detached: true,
     stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
     ...(env && { env }),
-    spawn: ((file: string, args: string[], spawnOptions: object) => {
-      child = spawn(file, args, spawnOptions)
+    // zx would start a shell with one line of text; the words are started as they are.
+    spawn: ((_shell: string, _line: string[], spawnOptions: object) => {
+      child = spawn(argv[0] ?? '', argv.slice(1), { ...spawnOptions, shell: false })
+      child.once('error', (error: NodeJS.ErrnoException) => {
+        broken = error.code === 'ENOENT' ? 'not found' : error.message
+      })
       for (const stream of [child.stdout, child.stderr]) {
         let bytes = 0
         stream?.on('data', (chunk: Buffer) => {
@@ -97,6 +100,7 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
       code: output.exitCode,
       elapsedMs: since(start),
     }
+    if (broken) throw new CommandFailed(argv, `could not be started: ${broken}`, { ...result, code: 127 })
     if (killed) throw new CommandFailed(argv, killed, { ...result, code: null })
     if (result.code === null) throw new CommandFailed(argv, `died of ${output.signal}`, result)
     if (!okCodes.includes(result.code)) throw new CommandFailed(argv, `exit ${result.code}`, result)

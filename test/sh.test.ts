@@ -27,7 +27,7 @@ test('stdin is closed, or is what was given', async () => {
 test('a failure names command, exit code, time and the last line of stderr', async () => {
   const message = await failure(sh(['sh', '-c', 'echo first >&2; echo last >&2; exit 3']))
   assert.is(message, 'sh -c echo first >&2; echo last >&2; exit 3: exit 3 after T ms: last')
-  assert.match(await failure(sh(['no-such-command'])), /exit 127 .*not found/)
+  assert.match(await failure(sh(['no-such-command'])), /^no-such-command: could not be started: not found/)
   assert.match(await failure(sh(['sh', '-c', 'kill -9 $$'])), /died of SIGKILL/)
 })
 

@@ -44,25 +44,39 @@ export const describe = ({ database, user, client, ageMs, state }: Blocker): str
   `${database}: user ${user} from ${client}, ${state}${ageMs === null ? '' : ` for ${(ageMs / 1000).toFixed(1)} s`}`
 
 type Row = Record<string, string | number | null>
-type Query = (text: string, timeoutMs?: number) => Promise<Row[]>
+export type Query = (text: string, timeoutMs?: number) => Promise<Row[]>
 
-/** Runs `body` on an admin connection of its own, which is cut off afterwards whatever state it is in. */
-async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
+/** An admin connection, to be closed by the caller. After an answer that never came it is good for nothing else. */
+export async function openConsole(console: Console): Promise<{ query: Query; close: () => void }> {
   const { timeoutMs, ...where } = console
   const client = new pg.Client({ ...where, connectionTimeoutMillis: timeoutMs, application_name: 'pgcm' })
   client.on('error', (error) => log.debug('pgbouncer.connection', { error })) // without a listener it would end the process
+  const close = () =>
+    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
   const fail = (what: string) => (cause: unknown) => {
     throw new PgBouncerFailed(`PgBouncer: ${what}: ${messageOf(cause)}`, undefined, { cause })
   }
   try {
     await client.connect().catch(fail(`cannot connect to ${where.host}, port ${where.port}`))
-    return await body(async (text, limit = timeoutMs) => {
-      // A simple query: the console knows no other kind.
-      const { rows } = await within(limit, text, client.query<Row>(text)).catch(fail(text))
-      return rows
-    })
+  } catch (error) {
+    close()
+    throw error
+  }
+  const query: Query = async (text, limit = timeoutMs) => {
+    // A simple query: the console knows no other kind.
+    const { rows } = await within(limit, 'the answer', client.query<Row>(text)).catch(fail(text))
+    return rows
+  }
+  return { query, close }
+}
+
+/** Runs `body` on an admin connection of its own, which is cut off afterwards whatever state it is in. */
+async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
+  const { query, close } = await openConsole(console)
+  try {
+    return await body(query)
   } finally {
-    ;(client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
+    close()
   }
 }
 
@@ -179,32 +193,29 @@ export const resume = (console: Console): Promise<void> =>
   })
 
 /** Makes PgBouncer read its file again. It answers OK to a broken file too, so look at what it does then. */
-export const reload = (console: Console): Promise<Database[]> =>
-  session(console, async (query) => {
-    await query('RELOAD')
-    return databases(query)
-  })
+export const reload = async (query: Query): Promise<Database[]> => {
+  await query('RELOAD')
+  return databases(query)
+}
 
 /**
  * Cuts off the clients whose server connection still hangs on another host than their database points at now, so that they fail
  * at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many there were.
  */
-export const dropStragglers = (console: Console): Promise<number> =>
-  session(console, async (query) => {
-    const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host]))
-    const astray = (await query('SHOW SERVERS')).filter(
-      ({ database, addr, link }) =>
-        link && hosts.has(String(database)) && hosts.get(String(database)) !== addr,
-    )
-    if (astray.length === 0) return 0
-    const clients = new Map((await query('SHOW CLIENTS')).map((client) => [client.ptr, client.id]))
-    for (const { link } of astray) {
-      const id = clients.get(link ?? '')
-      if (id !== undefined)
-        await query(`KILL_CLIENT ${id}`).catch((error) => log.debug('pgbouncer.kill', { error }))
-    }
-    return astray.length
-  })
+export const dropStragglers = async (query: Query): Promise<number> => {
+  const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host]))
+  const astray = (await query('SHOW SERVERS')).filter(
+    ({ database, addr, link }) => link && hosts.has(String(database)) && hosts.get(String(database)) !== addr,
+  )
+  if (astray.length === 0) return 0
+  const clients = new Map((await query('SHOW CLIENTS')).map((client) => [client.ptr, client.id]))
+  for (const { link } of astray) {
+    const id = clients.get(link ?? '')
+    if (id !== undefined)
+      await query(`KILL_CLIENT ${id}`).catch((error) => log.debug('pgbouncer.kill', { error }))
+  }
+  return astray.length
+}
 
 const seconds = (text: unknown): number => {
   const at = Date.parse(String(text).replace(' UTC', 'Z').replace(' ', 'T'))

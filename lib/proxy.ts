@@ -22,23 +22,65 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/** Writes the file if it is not so already, and makes PgBouncer do what it says. Gives whether anything was done. */
-async function point(config: Config, address: string, text: string, first: boolean): Promise<boolean> {
+/** One admin connection for all RELOADs: the log-in would cost more than they do. */
+function adminLink(config: Config) {
+  let open: Awaited<ReturnType<typeof pgbouncer.openConsole>> | undefined
+  return async <T>(body: (query: pgbouncer.Query) => Promise<T>): Promise<T> => {
+    const old = open
+    open = undefined
+    try {
+      if (old) {
+        const result = await body(old.query)
+        open = old
+        return result
+      }
+    } catch (error) {
+      old?.close()
+      log.debug('pgbouncer.reconnect', { error }) // PgBouncer was restarted, most likely
+    }
+    const fresh = await pgbouncer.openConsole(pgbouncer.consoleOf(config))
+    try {
+      const result = await body(fresh.query)
+      open = fresh
+      return result
+    } catch (error) {
+      fresh.close()
+      throw error
+    }
+  }
+}
+
+/** Writes the file if it is not so already, and makes PgBouncer do what it says. */
+async function point(
+  config: Config,
+  link: ReturnType<typeof adminLink>,
+  address: string,
+  text: string,
+  first: boolean,
+): Promise<void> {
   const start = now()
-  const console = pgbouncer.consoleOf(config)
   const file = config.pgbouncerConfigFile
   const old = await readFile(file, 'utf8').catch(() => null)
-  if (text === old && !first) return false
+  if (text === old && !first) return
   if (text !== old) await writeAtomically(file, text, 0o640)
   const wrote = since(start)
-  // RELOAD says OK to anything; what counts is where the databases point then.
-  const found = new Map((await pgbouncer.reload(console)).map(({ name, host }) => [name, host]))
-  for (const name of config.pgbouncerDatabases) {
-    if (found.get(name) !== address)
-      throw new Failed(`after RELOAD ${name} points at ${found.get(name) ?? 'nothing'}`)
-  }
+  await link(async (query) => {
+    // RELOAD says OK to anything; what counts is where the databases point then.
+    const found = new Map((await pgbouncer.reload(query)).map(({ name, host }) => [name, host]))
+    for (const name of config.pgbouncerDatabases) {
+      if (found.get(name) !== address)
+        throw new Failed(`after RELOAD ${name} points at ${found.get(name) ?? 'nothing'}`)
+    }
+  })
   log.info('pgbouncer.pointed', { address, changed: text !== old, wrote, elapsed: since(start) })
-  return true
+  const dropped = await link(pgbouncer.dropStragglers).catch((error) => {
+    log.warn('pgbouncer.drop', { error })
+    return 0
+  })
+  if (dropped > 0) {
+    const why = 'they hung on an address that is no longer the primary'
+    log.warn('pgbouncer.dropped', { connections: dropped, why })
+  }
 }
 
 /** Keeps PgBouncer pointed at what etcd says. */
@@ -60,6 +102,7 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
     values = found
     hear()
   })
+  const link = adminLink(config)
   let first = true
   let said = false
   while (!signal.aborted) {
@@ -72,10 +115,8 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
       if (address) {
         const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
         const text = render(await load(), model)
-        if (await point(config, address, text, first)) {
-          first = false
-          await dropStragglers(config)
-        }
+        await point(config, link, address, text, first)
+        first = false
         log.cleared('proxy.point')
       } else if (seen) {
         log.trouble('proxy.no-primary', {
@@ -96,18 +137,6 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
     if (news === before) await sleep(pause, wake.signal)
   }
   await following
-}
-
-async function dropStragglers(config: Config): Promise<void> {
-  const dropped = await pgbouncer.dropStragglers(pgbouncer.consoleOf(config)).catch((error) => {
-    log.warn('pgbouncer.drop', { error })
-    return 0
-  })
-  if (dropped > 0)
-    log.warn('pgbouncer.dropped', {
-      connections: dropped,
-      why: 'they hung on an address that is no longer the primary',
-    })
 }
 
 /** The API of an app node: the PgBouncer half. */

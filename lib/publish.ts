@@ -73,21 +73,28 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
   return cluster || primary ? { write: { cluster, primary } } : { keep: true }
 }
 
-/** Makes etcd say `seen`. Gives what was written, or null where nothing had to be; throws `Failed` where it must not be. */
+/** Etcd is ahead of what this node sees: of an epoch it has not heard of yet, or of one it will never see. */
+export class Behind extends Failed {}
+
+/**
+ * Makes etcd say `seen`. Gives what was written, or null where nothing had to be; throws `Behind` where it must not be.
+ * `known`, if it is still right, saves a question.
+ */
 export async function publish(
   etcd: Etcd,
   keys: { primary: string; cluster: string },
   seen: Cluster,
+  known: Record<string, Value | null> | null = null,
 ): Promise<{ cluster: string | null; primary: string | null } | null> {
   for (let attempt = 0; attempt < 5; attempt++) {
-    const values = await etcd.read([keys.cluster, keys.primary])
+    const values = (attempt === 0 && known) || (await etcd.read([keys.cluster, keys.primary]))
     const cluster = values[keys.cluster] ?? null
     const primary = values[keys.primary] ?? null
     const decision = decide({ cluster, primary }, seen)
     if ('keep' in decision) return null
     if ('refuse' in decision) {
       const hint = 'If this cluster was made anew, delete its keys in etcd.'
-      throw new Failed(`not published: ${decision.refuse}`, hint)
+      throw new Behind(`not published: ${decision.refuse}`, hint)
     }
     const { write } = decision
     const puts = {

@@ -100,7 +100,10 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
       code: output.exitCode,
       elapsedMs: since(start),
     }
-    if (broken) throw new CommandFailed(argv, `could not be started: ${broken}`, { ...result, code: 127 })
+    if (broken) {
+      if (okCodes.includes(127)) return { ...result, code: 127 } // what a shell would say
+      throw new CommandFailed(argv, `could not be started: ${broken}`, { ...result, code: 127 })
+    }
     if (killed) throw new CommandFailed(argv, killed, { ...result, code: null })
     if (result.code === null) throw new CommandFailed(argv, `died of ${output.signal}`, result)
     if (!okCodes.includes(result.code)) throw new CommandFailed(argv, `exit ${result.code}`, result)

@@ -5,26 +5,29 @@ import { type ClusterView, type Names, primaryOf } from './cluster.ts'
 import { addressBook, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life, stateDir } from './daemon.ts'
-import { connect } from './etcd.ts'
+import { connect, type Value } from './etcd.ts'
 import { log } from './log.ts'
 import { nodeHandlers } from './nodeapi.ts'
 import { type Snapshot, takeSnapshot } from './pacemaker.ts'
 import { keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import { keysOf, publish } from './publish.ts'
+import { Behind, keysOf, publish } from './publish.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
 
 const POKE_FILE = 'poke'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
+/** A node that sees less than etcd says for longer than this is not just late. */
+const PATIENCE_MS = 3000
 
-/** Follows Pacemaker: calls `seen` with each new view, until the signal. */
+/** Follows Pacemaker, until the signal: calls `seen` with each new view, and `calm` after a look that found nothing new. */
 async function follow(
   config: Config,
   names: Names,
   { signal, alive }: Life,
   seen: (view: ClusterView) => Promise<void>,
+  calm: () => void,
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
@@ -45,7 +48,7 @@ async function follow(
       if (snapshot !== last) {
         last = snapshot
         await seen(snapshot.view)
-      }
+      } else calm()
     } catch (error) {
       if (!signal.aborted) log.trouble('pacemaker.read', { error })
     }
@@ -69,6 +72,9 @@ async function supervise(config: Config, life: Life): Promise<void> {
   const book = addressBook()
   let view: ClusterView | null = null
   let publishing: Promise<void> = Promise.resolve()
+  let known: Record<string, Value | null> | null = null
+  let behindSince: number | undefined
+  let untold = false
 
   /** Tells etcd what this node sees, if it is in quorum; one at a time. */
   function tell(reason: string): Promise<void> {
@@ -77,7 +83,9 @@ async function supervise(config: Config, life: Life): Promise<void> {
       const start = now()
       try {
         const addresses = await book(view.nodes.map((node) => node.name))
-        const wrote = await publish(etcd, keys, publication(view, addresses, new Date()))
+        const wrote = await publish(etcd, keys, publication(view, addresses, new Date()), known)
+        behindSince = undefined
+        untold = false
         log.cleared('publish')
         if (wrote?.primary) {
           log.info('primary.published', {
@@ -88,7 +96,11 @@ async function supervise(config: Config, life: Life): Promise<void> {
           })
         } else if (wrote) log.debug('cluster.published', { reason, elapsed: since(start) })
       } catch (error) {
-        log.trouble('publish', { error })
+        untold = true
+        // Another node's supervise may have heard of a promotion some milliseconds before us.
+        if (error instanceof Behind) behindSince ??= start
+        if (!(error instanceof Behind) || start - (behindSince ?? start) > PATIENCE_MS)
+          log.trouble('publish', { error })
       }
     })
     return publishing
@@ -113,23 +125,32 @@ async function supervise(config: Config, life: Life): Promise<void> {
   const repairing = etcd.follow(
     [keys.primary, keys.cluster],
     { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
-    () => tell('etcd changed'),
+    (values) => {
+      known = values
+      return tell('etcd changed')
+    },
   )
   let primary: string | null | undefined
-  const watching = follow(config, names, life, async (seen) => {
-    view = seen
-    const found = primaryOf(seen)?.name ?? null
-    if (found !== primary)
-      log.info('primary.seen', {
-        node: found,
-        epoch: seen.epoch.promoted,
-        quorum: seen.quorum,
-        cib: seen.cib,
-      })
-    if (primary === undefined) life.ready(found ? `${found} is primary` : 'no primary')
-    primary = found
-    await tell('pacemaker changed')
-  })
+  const watching = follow(
+    config,
+    names,
+    life,
+    async (seen) => {
+      view = seen
+      const found = primaryOf(seen)?.name ?? null
+      if (found !== primary)
+        log.info('primary.seen', {
+          node: found,
+          epoch: seen.epoch.promoted,
+          quorum: seen.quorum,
+          cib: seen.cib,
+        })
+      if (primary === undefined) life.ready(found ? `${found} is primary` : 'no primary')
+      primary = found
+      await tell('pacemaker changed')
+    },
+    () => untold && tell('not told yet'),
+  )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(
     () => primary === undefined && !signal.aborted && life.ready('waiting for Pacemaker'),

@@ -70,7 +70,8 @@ function plan(m: Model, s: State, chosen: number): string[] {
   if (p) all('rejoin', (n) => n.role === STOPPED, w)
   all('start', any)
   if (p) {
-    const diverged = (n: Node) => n.role === STANDBY && timeline(n.wal) < p.lock && !accepts(p.wal, n.wal)
+    const diverged = (n: Node) =>
+      n.role === STANDBY && timeline(n.wal) < p.lock && n.promise <= p.lock && !accepts(p.wal, n.wal)
     all('crash', diverged) // stopped, to be rejoined
     all('follow', any, w)
     all('stream', any, w)

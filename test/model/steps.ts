@@ -182,7 +182,7 @@ function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
     })
   }
   const kept = !rules.promise || n.promise === n.taken
-  const checked = s.nodes.every((o) => o.checkpoint === EMPTY || holds(n.wal, o.checkpoint))
+  const checked = s.nodes.every((o) => !isAhead(o.checkpoint, n.wal))
   if (n.phase === CALLED && kept) {
     step('cut-self', i, -1, (t, o) => {
       o.follows = -1
@@ -258,6 +258,10 @@ function forget({ rules, variant }: Model, t: State): void {
     if (read && !awaited && n.vote !== EMPTY) own(t, i).vote = EMPTY
   })
 }
+
+/** Timeline first, LSN second. */
+const isAhead = (a: number, b: number): boolean =>
+  timeline(a) > timeline(b) || (timeline(a) === timeline(b) && end(a) > end(b))
 
 function crash(m: Model, t: State, n: Node): void {
   const { follows } = n

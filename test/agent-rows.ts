@@ -584,6 +584,13 @@ const starts: Row[] = [
   },
   {
     does: 'start',
+    when: 'the pid file of its last life names a living program',
+    given: { twist: foreignPid },
+    code: OK,
+    changes: started(10),
+  },
+  {
+    does: 'start',
     when: 'PostgreSQL takes a while',
     given: { state: [FATAL.starting, FATAL.starting, FATAL.starting, 'standby alone'] },
     code: OK,

@@ -1,11 +1,11 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../lib/wait.ts'
 import { ROWS, type Row } from './agent-rows.ts'
-import { brief, World } from './agent-world.ts'
+import { brief, sweep, World } from './agent-world.ts'
 
 const home = mkdtempSync(join(tmpdir(), 'pgcm-agent-'))
 
@@ -84,4 +84,4 @@ for (const [shell, row] of table) {
 }
 
 test.run()
-process.on('exit', () => rmSync(home, { recursive: true, force: true }))
+process.on('exit', () => sweep(home))

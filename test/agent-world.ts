@@ -25,7 +25,8 @@ import { sh } from '../lib/sh.ts'
 import { until } from '../lib/wait.ts'
 
 const test = dirname(fileURLToPath(import.meta.url))
-export const AGENT = join(dirname(test), 'ansible/roles/pacemaker/files/pgsql')
+/** The agent; another copy of it, to see whether the tests notice. */
+export const AGENT = process.env.PGCM_TEST_AGENT ?? join(dirname(test), 'ansible/roles/pacemaker/files/pgsql')
 const STUBS = join(test, 'stubs/agent')
 /** What the agent may call besides the stubs: POSIX, coreutils and util-linux. */
 const TOOLS =
@@ -178,7 +179,12 @@ export class World {
     program = this.path('bindir/postgres'),
     cwd = this.path('data'),
   ): Promise<number> {
-    const child = spawn(program, words, { cwd, env: { ...process.env, WORLD: this.dir }, stdio: 'ignore' })
+    const child = spawn(program, words, {
+      cwd,
+      env: { ...process.env, WORLD: this.dir },
+      stdio: 'ignore',
+      detached: true,
+    })
     this.children.push(child)
     await until('the process is ready', { timeoutMs: 10_000, everyMs: 5 }, () =>
       existsSync(this.path(`ready.${child.pid}`)),
@@ -200,7 +206,7 @@ export class World {
         timeoutMs: 40_000,
         okCodes: Array.from({ length: 256 }, (_, code) => code),
         env: {
-          PATH: `${join(STUBS, 'path')}:${everyTool ? this.tools() : process.env.PATH}`,
+          PATH: `${join(STUBS, 'system')}:${join(STUBS, 'cluster')}:${everyTool ? this.tools() : process.env.PATH}`,
           WORLD: this.dir,
           HA_RSCTMP: this.path('run'),
           OCF_RESOURCE_INSTANCE: 'Postgresql:0',
@@ -286,9 +292,22 @@ export class World {
 
   /** Ends what still runs and removes the directory. */
   destroy(): void {
-    for (const { pid } of processesIn(this.dir)) process.kill(pid, 'SIGKILL')
+    for (const pid of [...this.children.map((child) => child.pid), this.postmaster]) endGroup(pid)
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 })
   }
+}
+
+/** Each PostgreSQL of ours leads a process group. Another pid that a row made up leads none, and is left alone. */
+function endGroup(leader: number | undefined): void {
+  try {
+    if (leader && leader > 1 && leader !== process.pid) process.kill(-leader, 'SIGKILL')
+  } catch {} // gone already, or never there
+}
+
+/** Ends what runs in any world below `home`, and removes it: for the very end. */
+export function sweep(home: string): void {
+  for (const { pid } of processesIn(home)) process.kill(pid, 'SIGKILL')
+  rmSync(home, { recursive: true, force: true, maxRetries: 5 })
 }
 
 const historyFile = (timeline: number) =>

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,7 +6,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
 import { find, parseXml } from '../lib/xml.ts'
-import { AGENT, type Given, World } from './agent-world.ts'
+import { AGENT, type Given, sweep, World } from './agent-world.ts'
 
 const home = mkdtempSync(join(tmpdir(), 'pgcm-agent-'))
 
@@ -125,4 +125,4 @@ test('the agent calls no programs but those it is known to need', () =>
   }))
 
 test.run()
-process.on('exit', () => rmSync(home, { recursive: true, force: true }))
+process.on('exit', () => sweep(home))

@@ -27,7 +27,7 @@ export function asLine(event: Event): string | undefined {
     case 'would':
       return wouldLines(event).join('\n')
     case 'aborted':
-      return row('', `${colour.red(event.reason)}; undoing, a second signal changes nothing`)
+      return row('', `${colour.red(event.reason)}; a second signal changes nothing`)
   }
 }
 

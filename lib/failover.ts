@@ -1,6 +1,7 @@
 /** pgcm-failover: moves the primary to a standby without an error for any client. */
 import { hostname } from 'node:os'
 import { confirm } from './ask.ts'
+import { explained } from './blockers.ts'
 import { run } from './cli.ts'
 import type { Config } from './config.ts'
 import { messageOf, Refused } from './errors.ts'
@@ -86,8 +87,9 @@ export async function failover(scene: Scene): Promise<void> {
     view.say(record.text)
     view.record(record.fields)
     await world.keep(record.fields)
-  } catch (error) {
+  } catch (thrown) {
     await view.close()
+    const error = await explained(thrown, from.api)
     view.record({ event: 'receipt', ok: false, error: messageOf(error), ...gist(run, began) })
     throw error
   } finally {

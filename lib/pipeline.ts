@@ -26,6 +26,11 @@ export interface Step<C> {
   settles?: string
   /** Touches nothing: is run in a dry run too. */
   readOnly?: boolean
+  /**
+   * An abort does not end it, nor keep the next such step from being run: going back would take longer than going
+   * on. It sees the abort and bounds itself.
+   */
+  committed?: boolean
 }
 
 export type Tell = (text: string, fields?: Record<string, unknown>) => void
@@ -98,6 +103,7 @@ export async function pipeline<C>(steps: Step<C>[], ctx: C, options: Options = {
     )
 
   let failed: Error | undefined
+  let underWay = false
   try {
     for (const step of steps) {
       if (dryRun && !step.readOnly) {
@@ -117,11 +123,12 @@ export async function pipeline<C>(steps: Step<C>[], ctx: C, options: Options = {
         armed.splice(settled, 1)
         continue
       }
-      signal.throwIfAborted()
+      if (!step.committed || !underWay) signal.throwIfAborted()
+      underWay ||= step.committed === true
       if (step.undo) armed.push({ step: step.name, undo: step.undo })
       await timed(step.name, ['start', 'done', 'failed'], async (tell) => {
-        await heeding(signal, graceMs, Promise.resolve(step.run?.(ctx, signal, tell)))
-        signal.throwIfAborted()
+        const work = Promise.resolve(step.run?.(ctx, signal, tell))
+        await (step.committed ? work : heeding(signal, graceMs, work))
       })
     }
   } catch (thrown) {
@@ -149,7 +156,7 @@ function leftOver(failures: { undo: Undo<never>; error: Error }[], cause?: Error
   )
 }
 
-/** The work's own end; or, where it ignores the abort for graceMs, the abort. */
+/** The work's own end; or, where it was aborted, the abort: once the work has ended, or ignored it for graceMs. */
 function heeding(signal: AbortSignal, graceMs: number, work: Promise<void>): Promise<void> {
   return new Promise((resolve, reject) => {
     let timer: NodeJS.Timeout | undefined
@@ -158,10 +165,13 @@ function heeding(signal: AbortSignal, graceMs: number, work: Promise<void>): Pro
     }
     if (signal.aborted) onAbort()
     else signal.addEventListener('abort', onAbort, { once: true })
-    work.then(resolve, reject).finally(() => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', onAbort)
-    })
+    const end = () => (signal.aborted ? reject(signal.reason) : resolve())
+    work
+      .then(end, (error) => reject(signal.aborted ? signal.reason : error))
+      .finally(() => {
+        clearTimeout(timer)
+        signal.removeEventListener('abort', onAbort)
+      })
   })
 }
 

@@ -31,7 +31,7 @@ export const ask = (api: Api, address: string, timeoutMs: number, signal: AbortS
 
 /** Until that PgBouncer points at the address, as long as its pause lasts. */
 export async function arrive(run: Run, api: Api, address: string, signal: AbortSignal): Promise<void> {
-  const asked = address === run.address && run.routes?.get(api)
+  const asked = address === run.address && run.routes?.of.get(api)
   if (asked && (await asked.then(() => true).catch(() => false))) return
   await persist(Math.max(200, holdUntil(run) - now()), signal, (left) => ask(api, address, left, signal))
 }
@@ -74,13 +74,18 @@ async function writable(run: Run, signal: AbortSignal) {
 
 export const unmigrateAnywhere = (run: Run, signal: AbortSignal): Promise<void> =>
   persist(run.times.pacemakerTimeout, signal, (left) =>
-    onAnyNode(run.nodes, (node) => node.unmigrate({ deadlineMs: Math.min(left, 5000), signal })),
+    onAnyNode(run.nodes, (node) => node.unmigrate({ deadlineMs: Math.min(left, 5000), signal }), signal),
   )
 
 /** The first node that does it; the error of the first where none does. */
-export async function onAnyNode(nodes: Api[], act: (node: Api) => Promise<unknown>): Promise<void> {
+export async function onAnyNode(
+  nodes: Api[],
+  act: (node: Api) => Promise<unknown>,
+  signal?: AbortSignal,
+): Promise<void> {
   let first: unknown
   for (const node of nodes) {
+    if (signal?.aborted) break
     try {
       await act(node)
       return
@@ -88,7 +93,7 @@ export async function onAnyNode(nodes: Api[], act: (node: Api) => Promise<unknow
       first ??= error
     }
   }
-  throw first
+  throw first ?? signal?.reason
 }
 
 /** Tries again, each 200 ms, for so long. */

@@ -53,6 +53,6 @@ export interface Run {
   resumedAt?: number
   moving?: boolean
   /** Each PgBouncer's way to the new primary. */
-  routes?: Map<Api, Promise<unknown>>
+  routes?: { of: Map<Api, Promise<unknown>>; stop(): void }
   arrived?: boolean
 }

@@ -1,11 +1,12 @@
 /** The steps of a planned failover, each with the undo that ends it; `failover.ts` puts them in order. */
 
 import type { Api } from './api.ts'
+import { Blocked, blockersOf } from './blockers.ts'
 import { Failed, messageOf } from './errors.ts'
 import type { Step, Undo } from './pipeline.ts'
 import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
 import { LEASE_MS, type Run, type Times } from './run.ts'
-import { now } from './wait.ts'
+import { now, sleep } from './wait.ts'
 
 const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
 /** How long the move constraint lives if nobody removes it. */
@@ -67,14 +68,18 @@ export const pause = (times: Times): Step<Run> => ({
             signal: any,
           })
           .catch((error) => {
-            // All or none: nobody goes on waiting for a pause that is not to be.
-            if (!together.signal.aborted) together.abort(error)
+            // All or none: nobody goes on waiting for a pause that is not to be. Others that meet open transactions
+            // are at their time-out as well, and have more of them to tell.
+            if (blockersOf(error).length === 0 && !together.signal.aborted) together.abort(error)
             throw error
           }),
       ),
     )
     signal.throwIfAborted()
-    if (together.signal.aborted) throw together.signal.reason
+    const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))
+    const blockers = errors.flatMap(blockersOf)
+    if (blockers.length > 0) throw new Blocked(blockers)
+    if (errors.length > 0) throw together.signal.reason
     tell(`${results.length} PgBouncers hold their clients`)
   },
   undo: resuming(times),
@@ -108,19 +113,34 @@ function resuming(times: Times): Undo<Run> {
   }
 }
 
+/**
+ * From here on there is no way back that would be shorter: a demotion called off half-way costs a second promotion,
+ * and clients would wait for both. So an abort lets it go on, for a while.
+ */
 export const migrate = (times: Times): Step<Run> => ({
   name: 'migrate',
+  committed: true,
   describe: ({ target, nodes }) => [
     `rpc migrate {target: ${target.name}, lifetime_ms: ${lifetime(times)}} -> ${nodes[0]?.name}`,
   ],
-  async run(run, signal) {
+  async run(run) {
     await run.held?.check()
     run.moving = true
     const deadlineMs = Math.round(Math.min(times.pacemakerTimeout, moveUntil(run) - now()))
+    const stop = new AbortController()
     // The PgBouncers are asked to say when they have heard before there is anything to hear: no time is lost then.
-    run.routes = new Map(run.poolers.map((api) => [api, quietly(ask(api, run.address, deadlineMs, signal))]))
+    const routes = run.poolers.map((api): [Api, Promise<unknown>] => [
+      api,
+      quietly(ask(api, run.address, deadlineMs, stop.signal)),
+    ])
+    run.routes = { of: new Map(routes), stop: () => stop.abort() }
+    // Never cancelled: the node might do it all the same, after it was asked to undo it.
     await onAnyNode(run.nodes, (node) =>
-      node.migrate({ target: run.target.name, lifetimeMs: lifetime(times), deadlineMs, signal }),
+      node.migrate({
+        target: run.target.name,
+        lifetimeMs: lifetime(times),
+        deadlineMs: Math.min(deadlineMs, 4000), // then another node is asked
+      }),
     )
   },
   undo: {
@@ -132,22 +152,35 @@ export const migrate = (times: Times): Step<Run> => ({
   },
 })
 
+/** How long the new primary is still waited for after an abort. */
+const PATIENCE_MS = 3000
+
 /** Until the new primary takes writes. Where somebody else becomes primary there is nothing left to wait for. */
 export const routed: Step<Run> = {
   name: 'routed',
+  committed: true,
   describe: ({ address, poolers }) => [`rpc routed {address: ${address}} -> ${names(poolers)}`],
-  async run(run, signal) {
+  async run(run, signal, tell) {
     const over = new AbortController()
     const elsewhere = new Promise<never>((_, reject) => {
       run.world.watchPrimary(({ epoch, primary }) => {
         if (epoch > run.epoch && primary !== null && primary !== run.target.name)
           reject(new Failed(`${primary} became primary, not ${run.target.name}`, 'crm_mon shows the reason.'))
       }, over.signal)
+      const onAbort = () => {
+        tell(`the move is under way: it is given ${PATIENCE_MS / 1000} s to end`)
+        sleep(PATIENCE_MS, over.signal).then(() => reject(signal.reason))
+      }
+      if (signal.aborted) onAbort()
+      else signal.addEventListener('abort', onAbort, { once: true })
+      over.signal.addEventListener('abort', () => signal.removeEventListener('abort', onAbort))
     })
     try {
-      await Promise.race([elsewhere, run.routes?.get(run.target.api)])
-      signal.throwIfAborted()
+      await Promise.race([elsewhere, run.routes?.of.get(run.target.api)])
       run.arrived = true
+    } catch (error) {
+      run.routes?.stop()
+      throw error
     } finally {
       over.abort()
     }

@@ -1,8 +1,11 @@
+import grpc from '@grpc/grpc-js'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { type Api, ApiError, type Blocker } from '../lib/api.ts'
 import { load } from '../lib/config.ts'
 import { ActNow, Expected, Failed, Refused } from '../lib/errors.ts'
 import { failover } from '../lib/failover.ts'
+import { blockersKey } from '../lib/proto.ts'
 import { fakeCluster, type Meddle } from './fake-cluster.ts'
 
 const QUICK = [
@@ -158,15 +161,50 @@ test('a constraint left by a killed run is removed under the lock', async () => 
   clean(it)
 })
 
-test('one PgBouncer that cannot pause: nobody stays paused, the others are not waited for', async () => {
+const inTheWay = (via: string): Blocker => ({
+  ...{ database: 'app', user: 'jane', client: `10.0.0.5:${via}`, ageMs: null },
+  ...{ state: 'in transaction', via: `10.0.0.21:${via}` },
+})
+function blocked(peer: string, blockers: Blocker[]): ApiError {
+  const metadata = new grpc.Metadata()
+  metadata.set(blockersKey, Buffer.from(JSON.stringify(blockers)))
+  const error = { code: 4, details: 'not idle', message: '', name: '', metadata }
+  return new ApiError(peer, 'pause', error, 200)
+}
+
+test('open transactions: all are named, with what the primary knows of them, and nobody stays paused', async () => {
   const it = scene(['--yes'], (call) => {
-    if (call === 'pg03 pause') throw new Failed('pg03: pause: app: jane@10.0.0.5 idle in transaction for 9 s')
+    if (call === 'pg03 pause') throw blocked('pg03', [inTheWay('1')])
+    if (call === 'app01 pause') throw blocked('app01', [inTheWay('2')])
   })
+  const pg01 = it.apis.get('pg01') as Api
+  pg01.status = async () => {
+    const open = {
+      database: 'app',
+      user: 'jane',
+      client: '10.0.0.21:2',
+      ageMs: 9000,
+      state: 'idle in transaction',
+    }
+    const status = it.statusOf('pg01')
+    status.postgres?.longest.push(open)
+    return status
+  }
   const error = await it.run()
   assert.instance(error, Failed)
-  assert.match(error?.message ?? '', 'jane@10.0.0.5')
+  assert.match(error?.message ?? '', 'app: user jane from 10.0.0.5:1, in transaction')
+  assert.match(error?.message ?? '', 'app: user jane from 10.0.0.5:2, idle in transaction for 9.0 s')
   clean(it)
   assert.is(it.state.primary, 'pg01')
+})
+
+test('a PgBouncer that cannot pause for another reason: the others are not waited for', async () => {
+  const it = scene(['--yes'], (call, _, signal) => {
+    if (call === 'pg03 pause') throw new Failed('pg03: pause: gone')
+    if (call === 'app01 pause') return new Promise((_, reject) => signal?.addEventListener('abort', reject))
+  })
+  assert.is((await it.run())?.message, 'pg03: pause: gone')
+  clean(it)
 })
 
 test('Pacemaker chooses another node: clients go there, and the run says so', async () => {
@@ -185,6 +223,18 @@ test('the move takes too long: clients are let go onto whoever is primary', asyn
   assert.instance(error, Failed, error?.message)
   clean(it)
 })
+
+for (const at of ['pg02 migrate', 'pg02 routed']) {
+  test(`Ctrl-C at ${at}: too late, the move goes on and ends well`, async () => {
+    const it: ReturnType<typeof scene> = scene(['--yes'], (call) => {
+      if (call === at) it.abort(new Failed('aborted by SIGINT'))
+    })
+    assert.is(await it.run(), undefined)
+    clean(it)
+    assert.is(it.state.primary, 'pg02')
+    assert.match(it.text(), 'the move is under way')
+  })
+}
 
 test('a PgBouncer that cannot be resumed: act now', async () => {
   const it = scene(['--yes'], (call) => {

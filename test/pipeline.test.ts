@@ -167,6 +167,30 @@ test('an abort after the last stoppable step does not stop the settling', async 
   assert.equal(did, ['lock', 'pause', 'migrate', 'resume', 'unmigrate', 'unlock'])
 })
 
+test('an abort does not stop a step that is committed, nor the committed one after it', async () => {
+  const abort = new AbortController()
+  const { did, steps, run } = scene({ pause: () => abort.abort(new Failed('too late')) })
+  for (const step of steps.slice(1)) step.committed = true
+  await run({ signal: abort.signal }, [resumeNow])
+  assert.equal(did, ['lock', 'pause', 'migrate', 'resume', 'unmigrate', 'unlock'])
+})
+
+test('but what is not committed does not begin any more', async () => {
+  const abort = new AbortController()
+  const { did, steps, run } = scene({ pause: () => abort.abort(new Failed('stop')) })
+  if (steps[1]) steps[1].committed = true
+  assert.is((await thrown(run({ signal: abort.signal }))).message, 'stop')
+  assert.equal(did, ['lock', 'pause', 'resume', 'unlock'])
+})
+
+test('an abort before the first committed step stops it', async () => {
+  const abort = new AbortController()
+  const { did, steps, run } = scene({ lock: () => abort.abort(new Failed('stop')) })
+  for (const step of steps.slice(1)) step.committed = true
+  await thrown(run({ signal: abort.signal }))
+  assert.equal(did, ['lock', 'unlock'])
+})
+
 test('a dry run describes everything, and runs only what touches nothing', async () => {
   const { did, events, run } = scene()
   const look: Step<null> = {

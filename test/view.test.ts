@@ -37,7 +37,7 @@ const events: [Event, string | undefined, object][] = [
   ],
   [
     { at: 0, event: 'aborted', reason: 'aborted by SIGINT' },
-    '  0.000 s             aborted by SIGINT; undoing, a second signal changes nothing',
+    '  0.000 s             aborted by SIGINT; a second signal changes nothing',
     { at: 0, event: 'aborted', reason: 'aborted by SIGINT' },
   ],
 ]

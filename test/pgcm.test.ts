@@ -31,11 +31,14 @@ test('show-config: a TOML file that gives the same settings again', () => {
     PGCM_ETCD_ENDPOINTS: 'https://a:1,https://b:2',
   })
   const text = showConfig(parsed)
-  assert.equal({ ...parse(text) }, {
-    'pause-expiry': '7s',
-    'pgbouncer-password': '...',
-    'etcd-endpoints': ['https://a:1', 'https://b:2'],
-  })
+  assert.equal(
+    { ...parse(text) },
+    {
+      'pause-expiry': '7s',
+      'pgbouncer-password': '...',
+      'etcd-endpoints': ['https://a:1', 'https://b:2'],
+    },
+  )
   assert.not.match(text, 'hush')
   // With every comment taken off, each default is valid, too.
   const all = parse(text.replace(/^# ([a-z-]+ = )/gm, '$1'))

@@ -62,6 +62,8 @@ export interface ClusterView {
   version: string
   maintenance: boolean
   fencing: boolean
+  /** Fence devices that are started. */
+  fenceDevices: string[]
   /** False where Pacemaker leaves the clone alone. */
   managed: boolean
   /** Version of the CIB, `admin.epoch.updates`. */
@@ -168,6 +170,10 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
   const dc = find(monitor, 'summary', 'current_dc')[0]?.attributes
   const options = find(monitor, 'summary', 'cluster_options')[0]?.attributes
   const clone = find(monitor, 'resources', 'clone').find((c) => c.attributes.id === names.clone)
+  const devices = [
+    ...find(monitor, 'resources', 'resource'),
+    ...find(monitor, 'resources', 'clone', 'resource'),
+  ]
   const prefix = `pgcm-${names.resource}-promoted-`
   const promoted = find(cib, 'configuration', 'crm_config', 'cluster_property_set', 'nvpair')
     .map(({ attributes: { name = '', value } }) => [name, Number(value)] as const)
@@ -179,6 +185,9 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     version: dc?.version ?? '',
     maintenance: options?.['maintenance-mode'] === 'true',
     fencing: options?.['stonith-enabled'] === 'true' || options?.['fencing-enabled'] === 'true',
+    fenceDevices: devices
+      .filter(({ attributes: a }) => a.resource_agent?.startsWith('stonith:') && a.role === 'Started')
+      .map(({ attributes: a }) => a.id ?? ''),
     managed: clone?.attributes.managed !== 'false' && clone?.attributes.maintenance !== 'true',
     cib: `${admin_epoch}.${epoch}.${num_updates}`,
     epoch: { promoted: Math.max(0, ...promoted.map(([, value]) => value)), of: Object.fromEntries(promoted) },

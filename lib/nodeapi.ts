@@ -64,7 +64,7 @@ export function nodeHandlers(
 
       async migrate(request, signal) {
         const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
-        const view = await readCluster(names, bounds(signal))
+        const view = lastView() ?? (await readCluster(names, bounds(signal)))
         const wanted = String(request.target ?? '')
         const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
         if (!target) {

@@ -29,6 +29,7 @@ export interface PostgresStatus {
   /** The oldest open transactions. */
   longest: OpenTransaction[]
   version: string
+  /** Bytes free where its data is. */
   diskFree?: number
 }
 
@@ -39,6 +40,8 @@ export interface PgBouncerStatus {
   clientsActive: number
   clientsWaiting: number
   maxWaitMs: number
+  /** Server log-ins under way; a pause waits for their end. */
+  logins?: number
   queryWaitTimeoutMs: number
   serverLoginRetryMs: number
 }

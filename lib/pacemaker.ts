@@ -1,4 +1,7 @@
 import { lookup } from 'node:dns/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { type ClusterView, moveId, type Names, view } from './cluster.ts'
 import { Failed, messageOf } from './errors.ts'
 import { sh } from './sh.ts'
@@ -10,6 +13,17 @@ interface Bounds {
 }
 
 const common = (signal: AbortSignal | undefined) => (signal ? { signal } : {})
+
+/** `body` with a file of that text, which nobody else can have put there. */
+async function withFile<T>(text: string, body: (file: string) => Promise<T>): Promise<T> {
+  const dir = await mkdtemp(join(process.env.RUNTIME_DIRECTORY ?? tmpdir(), 'cib-'))
+  try {
+    await writeFile(join(dir, 'cib.xml'), text, { mode: 0o600 })
+    return await body(join(dir, 'cib.xml'))
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+}
 
 /** A view, and the CIB it was made from. */
 export interface Snapshot {
@@ -29,9 +43,13 @@ export async function takeSnapshot(
 ): Promise<Snapshot> {
   const cib = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
   if (cib.stdout === last?.cib) return last
-  // Through cat, since our own pipes are sockets, and those have no /dev/stdin that could be opened.
-  const command = 'cat | CIB_file=/dev/stdin crm_mon --one-shot --output-as=xml'
-  const monitor = await sh(['sh', '-c', command], { timeoutMs, input: cib.stdout, ...common(signal) })
+  const monitor = await withFile(cib.stdout, (file) =>
+    sh(['crm_mon', '--one-shot', '--output-as=xml'], {
+      timeoutMs,
+      env: { ...process.env, CIB_file: file },
+      ...common(signal),
+    }),
+  )
   return { view: view(monitor.stdout, cib.stdout, names), cib: cib.stdout }
 }
 

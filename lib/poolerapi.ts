@@ -88,6 +88,7 @@ export async function poolerStatus(console: pgbouncer.Console, paused: boolean):
     clientsActive: sum((pool) => pool.clientsActive),
     clientsWaiting: sum((pool) => pool.clientsWaiting),
     maxWaitMs: Math.max(0, ...seen.pools.map((pool) => pool.maxWaitMs)),
+    logins: sum((pool) => pool.serversLogin),
     queryWaitTimeoutMs: setting('query_wait_timeout'),
     serverLoginRetryMs: setting('server_login_retry'),
   }

@@ -1,3 +1,4 @@
+import { statfs } from 'node:fs/promises'
 import pg from 'pg'
 import type { Config } from './config.ts'
 import { Failed, messageOf } from './errors.ts'
@@ -111,7 +112,7 @@ const state = `
          CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS "replayPaused",
          CASE WHEN pg_is_in_recovery() THEN greatest(0, pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn()) END::float8
            AS "replayLagBytes",
-         (SELECT sender_host FROM pg_stat_wal_receiver) AS upstream`
+         (SELECT sender_host FROM pg_stat_wal_receiver) AS upstream, current_setting('data_directory') AS data`
 
 const replication = `
   SELECT application_name AS name, state, sync_state AS "syncState",
@@ -126,11 +127,13 @@ const prepared = `
 /** What PostgreSQL here is and does. */
 export function status(server: Server): Promise<PostgresStatus> {
   return session(server, async (query) => {
-    const [row] = await query<Omit<PostgresStatus, 'role'> & { primary: boolean }>(state)
+    const [row] = await query<Omit<PostgresStatus, 'role'> & { primary: boolean; data: string }>(state)
     if (!row) throw new Failed('PostgreSQL: it has no state')
-    const { primary, ...rest } = row
+    const { primary, data, ...rest } = row
+    const disk = await statfs(data).catch(() => null)
     return {
       ...rest,
+      ...(disk && { diskFree: disk.bavail * disk.bsize }),
       role: primary ? 'primary' : 'standby',
       replication: primary ? await query<PostgresStatus['replication'][number]>(replication) : [],
       prepared: await query<PostgresStatus['prepared'][number]>(prepared),

@@ -31,7 +31,7 @@ test('a healthy cluster, Debian 13', () => {
   assert.equal(cluster.epoch, { promoted: 3, of: { pg03: 3 } })
   const { quorum, fencing, maintenance, managed, constraints, failures } = cluster
   assert.equal([quorum, fencing, maintenance, managed], [true, true, false, true])
-  assert.equal([constraints, failures], [[], []])
+  assert.equal([constraints, failures, cluster.fenceDevices], [[], [], ['fence-playground']])
 })
 
 test('a cluster in which every promotion failed, Debian 12', () => {

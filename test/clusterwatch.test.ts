@@ -36,7 +36,10 @@ test("Pacemaker's alert agent wakes us", async () => {
       woken += 1
     })
     assert.is(statSync(file).mode & 0o777, 0o666)
-    await sh([alert], { env: { ...process.env, PGCM_ALERT_POKE: file } })
+    const env = { ...process.env, PGCM_ALERT_POKE: file }
+    await sh([alert], { env: { ...env, CRM_alert_kind: 'resource', CRM_alert_task: 'monitor' } })
+    assert.is(readFileSync(file, 'utf8'), '')
+    await sh([alert], { env: { ...env, CRM_alert_kind: 'resource', CRM_alert_task: 'promote' } })
     await soon('woken', () => woken > 0)
     const before = woken
     writeFileSync(file, 'again')
@@ -47,7 +50,8 @@ test("Pacemaker's alert agent wakes us", async () => {
 test('the alert agent does nothing where no supervise runs', async () => {
   const alert = new URL('../ansible/roles/pgcm/files/pgcm-alert', import.meta.url).pathname
   await inDirectory(async (dir) => {
-    await sh([alert], { env: { ...process.env, PGCM_ALERT_POKE: join(dir, 'none') } })
+    const env = { ...process.env, PGCM_ALERT_POKE: join(dir, 'none') }
+    await sh([alert], { env: { ...env, CRM_alert_kind: 'node' } })
     assert.throws(() => statSync(join(dir, 'none')))
   })
 })

@@ -51,6 +51,7 @@ test('three nodes: no commit is lost, no two write, nothing starts diverged, in 
 })
 
 test('three nodes with FIRST 1', () => holds(built({ sync: 'first' }, small)))
+test('four nodes, of which three vote', () => holds({ ...small, nodes: 4, records: 1 }))
 test('five nodes with ANY 2', () => holds({ ...five, epochs: 6, records: 2 }))
 test('five nodes with FIRST 2', () => holds(built({ sync: 'first' }, { ...five, epochs: 6, records: 2 })))
 

@@ -1,5 +1,5 @@
 /** What the resource agent does in each state: exit code, reason, and what it changes. Told by test/agent.test.ts. */
-import { rmSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import type { Given, World } from './agent-world.ts'
 
 export interface Row {
@@ -99,6 +99,11 @@ const otherPostgres = (world: World) => {
   world.write('data/PG_VERSION', 17)
   world.write('data/postmaster.pid', world.read('other/postmaster.pid').split('\n')[0] ?? '')
 }
+/** Somebody else writes something half a second later. */
+const later = (file: string, text: string | number) => (world: World) => {
+  setTimeout(() => world.write(file, text), 500)
+}
+const patient = { parameters: { vote_timeout: '9' } }
 const removed = (world: World) => rmSync(world.path('data'), { recursive: true })
 const withoutPrograms = (world: World) => rmSync(world.path('bindir'), { recursive: true })
 const noLongerNamed = { parameters: { node_list: 'pg02 pg03 pg04' } }
@@ -980,6 +985,17 @@ const promotes: Row[] = [
   },
   {
     does: 'promote',
+    when: 'the vote that it needs comes late',
+    given: {
+      ...asking(votes('17:10:1000')),
+      ...patient,
+      twist: later('attrs/Postgresql-vote@pg03', '17:10:1000'),
+    },
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
     when: 'nobody else has voted',
     given: asking(votes('17:10:1000')),
     code: FAILED,
@@ -1023,8 +1039,7 @@ const promotes: Row[] = [
     when: 'nothing was called',
     given: { ...alone, attributes: votes('11:10:1000', '11:10:1000') },
     code: FAILED,
-    reason: 'votes of nobody',
-    changes: ['cleanup pg01', 'cleanup pg02', 'cleanup pg03', ...gaveUp],
+    reason: 'no epoch was called for this promotion',
   },
   {
     does: 'promote',
@@ -1146,11 +1161,11 @@ const promotes: Row[] = [
   },
   {
     does: 'promote',
-    when: 'the postmaster has died',
+    when: 'the postmaster has died: another one has to be chosen',
     given: { ...candidate, processes: undefined },
     code: FAILED,
     reason: 'PostgreSQL does not run here',
-    changes: gaveUp,
+    changes: ['score@pg01=-INFINITY'],
   },
 ]
 
@@ -1241,6 +1256,13 @@ const notifications: Row[] = [
     given: standby,
     code: OK,
     files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'the candidate calls late',
+    given: { ...standby, ...patient, twist: later('attrs/Postgresql-call@pg02', 18) },
+    code: OK,
+    changes: [...voted('18:10:1000'), 'HUP'],
   },
   {
     does: 'notify pre-promote pg02',

@@ -14,14 +14,10 @@ test('both shells can read it, and shellcheck finds nothing', async () => {
   for (const argv of [['dash', '-n'], ['bash', '-n'], ['shellcheck']]) await sh([...argv, AGENT])
 })
 
-test('it is short: 600 lines in tabs, none wider than 132 columns', () => {
+test('it is short: 600 lines, indented by tabs', () => {
   const lines = readFileSync(AGENT, 'utf8').trimEnd().split('\n')
   if (lines.length > 600) console.log(`# the agent has ${lines.length} lines, 600 are allowed`)
   assert.ok(lines.length <= 700)
-  assert.equal(
-    lines.filter((line) => line.replaceAll('\t', '    ').length > 132),
-    [],
-  )
   assert.equal(
     lines.filter((line) => /^ +\t/.test(line)),
     [],

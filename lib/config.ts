@@ -102,7 +102,7 @@ function unknown(what: string, name: string, known: string[]): Refused {
   const near = known.map((k) => ({ k, d: distance(name, k) })).sort((a, b) => a.d - b.d)[0]
   return new Refused(
     `unknown ${what} ${name}`,
-    near && near.d <= Math.max(3, name.length / 2) ? `Did you mean ${near.k}?` : undefined,
+    near && near.d <= Math.ceil(name.length / 4) ? `Did you mean ${near.k}?` : undefined,
   )
 }
 

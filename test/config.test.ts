@@ -49,9 +49,9 @@ test('a flag wins over the environment, the environment over the file, the file 
   withFile('pause-timeout = "1s"\nlock-timeout = "1s"\nresume-timeout = "1s"\n', (file) => {
     const env = { PGCM_PAUSE_TIMEOUT: '2s', PGCM_LOCK_TIMEOUT: '2s' }
     const { config, sources } = load('failover', ['--config-file', file, '--pause-timeout=3s'], env)
-    const { pauseTimeout, lockTimeout, resumeTimeout, pauseExpiry } = config
-    assert.equal([pauseTimeout, lockTimeout, resumeTimeout, pauseExpiry], [3000, 2000, 1000, 25000])
-    const names = ['pause-timeout', 'lock-timeout', 'resume-timeout', 'pause-expiry']
+    const { pauseTimeout, lockTimeout, resumeTimeout, healthCheckTimeout } = config
+    assert.equal([pauseTimeout, lockTimeout, resumeTimeout, healthCheckTimeout], [3000, 2000, 1000, 2000])
+    const names = ['pause-timeout', 'lock-timeout', 'resume-timeout', 'health-check-timeout']
     assert.equal(
       names.map((name) => sources[name]),
       ['flag', 'environment', 'file', 'default'],

@@ -85,8 +85,7 @@ export function chooseTarget(survey: Survey, wanted: string): Member {
   if (wanted) {
     if (wanted === primary.name) throw new Refused(`${wanted} is the primary already`)
     const member = memberNamed(survey, wanted)
-    if (member?.kind !== 'node')
-      throw new Refused(`${wanted} is no Postgres node that answers`, names)
+    if (member?.kind !== 'node') throw new Refused(`${wanted} is no Postgres node that answers`, names)
     if (!standbys.has(wanted)) throw new Refused(`${wanted} does not stream from ${primary.name}`, names)
     return member
   }

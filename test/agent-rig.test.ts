@@ -2,7 +2,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../lib/wait.ts'
-import { NODES, programs, Rig } from './agent-rig.ts'
+import { NODES, programs, Rig } from './agent/rig.ts'
 
 const { bindir, missing } = programs()
 let rig: Rig

@@ -4,8 +4,11 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../lib/wait.ts'
-import { ROWS, type Row } from './agent-rows.ts'
-import { brief, sweep, World } from './agent-world.ts'
+import { brief } from './agent/log.ts'
+import { sweep } from './agent/processes.ts'
+import { ROWS } from './agent/rows.ts'
+import type { Row } from './agent/states.ts'
+import { World } from './agent/world.ts'
 
 const home = mkdtempSync(join(tmpdir(), 'pgcm-agent-'))
 

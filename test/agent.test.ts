@@ -6,7 +6,8 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
 import { find, parseXml } from '../lib/xml.ts'
-import { AGENT, type Given, sweep, World } from './agent-world.ts'
+import { sweep } from './agent/processes.ts'
+import { AGENT, type Given, World } from './agent/world.ts'
 
 const home = mkdtempSync(join(tmpdir(), 'pgcm-agent-'))
 

@@ -17,11 +17,12 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { sh } from '../lib/sh.ts'
-import { sleep, until } from '../lib/wait.ts'
-import { AGENT, processesIn } from './agent-world.ts'
+import { sh } from '../../lib/sh.ts'
+import { sleep, until } from '../../lib/wait.ts'
+import { kill, processesIn } from './processes.ts'
+import { AGENT } from './world.ts'
 
-const STUBS = join(dirname(fileURLToPath(import.meta.url)), 'stubs/agent/cluster')
+const STUBS = join(dirname(dirname(fileURLToPath(import.meta.url))), 'stubs/agent/cluster')
 const SERVERS = '/usr/lib/postgresql'
 export const NODES = ['pg01', 'pg02', 'pg03'] as const
 export type Node = (typeof NODES)[number]
@@ -270,12 +271,6 @@ const asPostgres = (...words: string[]) => [
   ...['setpriv', '--reuid=postgres', '--regid=postgres', '--init-groups', '--'],
   ...words,
 ]
-
-function kill(pid: number, signal: NodeJS.Signals): void {
-  try {
-    process.kill(pid, signal)
-  } catch {} // gone already
-}
 
 /** A port that is free on the first address; the others have no services of their own either. */
 const freePort = () =>

@@ -11,7 +11,6 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
-  readlinkSync,
   renameSync,
   rmSync,
   statSync,
@@ -21,10 +20,12 @@ import {
 import { tmpdir, userInfo } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { sh } from '../lib/sh.ts'
-import { until } from '../lib/wait.ts'
+import { sh } from '../../lib/sh.ts'
+import { until } from '../../lib/wait.ts'
+import { brief, shortName } from './log.ts'
+import { endGroup, processesIn } from './processes.ts'
 
-const test = dirname(fileURLToPath(import.meta.url))
+const test = dirname(dirname(fileURLToPath(import.meta.url)))
 /** The agent; another copy of it, to see whether the tests notice. */
 export const AGENT = process.env.PGCM_TEST_AGENT ?? join(dirname(test), 'ansible/roles/pacemaker/files/pgsql')
 const STUBS = join(test, 'stubs/agent')
@@ -75,21 +76,6 @@ export interface Outcome {
 }
 
 const files = (dir: string) => (existsSync(dir) ? readdirSync(dir) : [])
-
-/** Processes whose working directory is in `dir`. */
-export function processesIn(dir: string): { pid: number; comm: string; cwd: string }[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .flatMap((name) => {
-      try {
-        const cwd = readlinkSync(`/proc/${name}/cwd`)
-        if (!cwd.startsWith(`${dir}/`)) return []
-        return [{ pid: Number(name), comm: readFileSync(`/proc/${name}/comm`, 'utf8').trim(), cwd }]
-      } catch {
-        return [] // it has ended
-      }
-    })
-}
 
 export class World {
   readonly dir: string
@@ -297,52 +283,8 @@ export class World {
   }
 }
 
-/** Each PostgreSQL of ours leads a process group. Another pid that a row made up leads none, and is left alone. */
-function endGroup(leader: number | undefined): void {
-  try {
-    if (leader && leader > 1 && leader !== process.pid) process.kill(-leader, 'SIGKILL')
-  } catch {} // gone already, or never there
-}
-
-/** Ends what runs in any world below `home`, and removes it: for the very end. */
-export function sweep(home: string): void {
-  for (const { pid } of processesIn(home)) process.kill(pid, 'SIGKILL')
-  rmSync(home, { recursive: true, force: true, maxRetries: 5 })
-}
-
 const historyFile = (timeline: number) =>
   `data/pg_wal/${timeline.toString(16).toUpperCase().padStart(8, '0')}.history`
 
 const attributeFile = (name: string) =>
   `attrs/${name.startsWith('score@') ? name.replace('score', 'master-Postgresql') : `Postgresql-${name}`}`
-
-const shortName = (name: string) => name.replace('master-Postgresql', 'score').replace('Postgresql-', '')
-
-/** A logged command in short: what it changes, or nothing if it only asks. */
-export function brief(line: string): string[] {
-  const [command = '', ...words] = line.split(' ')
-  const after = (flag: string) => words[words.indexOf(flag) + 1] ?? ''
-  switch (command) {
-    case 'attrd_updater': {
-      const name = shortName(`${after('-n')}@${after('-N')}`)
-      if (words.includes('-D')) return [`${name} withdrawn`]
-      const value = words.find((word) => word.startsWith('--update='))?.slice('--update='.length)
-      if (value === undefined && !words.includes('-U')) return []
-      return [`${name}=${value ?? after('-U')}${words.includes('-p') ? ' private' : ''}`]
-    }
-    case 'crm_attribute':
-      return [`cib ${after('--name').replace('pgcm-Postgresql-', '')}=${after('--update')}`]
-    case 'crm_resource':
-      return [`cleanup ${after('--node')}`]
-    case 'psql':
-      return words[0] === 'ask' ? [] : [words[0] as string]
-    case 'postgres':
-      return ['start']
-    case 'HUP':
-    case 'INT':
-    case 'QUIT':
-      return [command]
-    default:
-      return []
-  }
-}

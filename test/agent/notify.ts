@@ -1,0 +1,265 @@
+/** What a node does when it hears of the actions of others: the calls and the votes. */
+
+import { statSync } from 'node:fs'
+import { candidate } from './promote.ts'
+import {
+  alone,
+  conf,
+  died,
+  isStopped,
+  later,
+  OK,
+  PG02_IS_PRIMARY,
+  patient,
+  primary,
+  type Row,
+  running,
+  standby,
+  to,
+} from './states.ts'
+import type { Given } from './world.ts'
+
+const called = (epoch: number) => ({ 'call@pg02': `${epoch}` })
+const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
+
+export const notifications: Row[] = [
+  {
+    does: 'notify pre-demote pg01',
+    when: 'it is to be the next primary: it calls while the old one is at work',
+    given: { ...standby, history: [10] },
+    code: OK,
+    changes: ['call@pg01=17 private'],
+    order: ['sync promise.new', 'call@pg01=17 private'],
+    files: { 'tmp/promise': '17', 'run/pgcm-Postgresql/call': '17' },
+    check: (world) =>
+      world.timelines.join() === '10,11?,12?,13?,14?,15?,16?'
+        ? undefined
+        : `history files ${world.timelines}`,
+  },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'it calls: PostgreSQL looks for history files all the time, and dies of one that it cannot read',
+    given: { ...standby, history: [10] },
+    code: OK,
+    changes: ['call@pg01=17 private'],
+    check: (world) => world.log.find((line) => /^chown .*\/[0-9A-F]{8}\.history/.test(line)),
+  },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'it calls: pg_rewind writes into the files that it finds, so each placeholder is one of its own',
+    given: { ...standby, history: [10] },
+    code: OK,
+    changes: ['call@pg01=17 private'],
+    check: (world) =>
+      statSync(world.path('data/pg_wal/0000000B.history')).nlink === 1 ? undefined : 'it has several names',
+  },
+  { does: 'notify pre-demote pg02', when: 'another one is to be primary', given: standby, code: OK },
+  { does: 'notify pre-demote', when: 'nobody is to be primary', given: standby, code: OK },
+  { does: 'notify pre-demote pg01', when: 'it is stopped', given: died, code: OK },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'the disk is full',
+    given: { ...standby, broken: { disk: '' } },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/call': false },
+  },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'it has not called yet',
+    given: { ...alone, history: [10] },
+    code: OK,
+    changes: ['call@pg01=17 private', 'HUP', 'position', 'vote@pg01=17:10:1000 private'],
+    order: ['sync promise.new', 'call@pg01=17 private', 'position', 'vote@pg01=17:10:1000 private'],
+    files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
+  },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'it has called',
+    given: { ...alone, promise: 17, run: { call: 17 }, attributes: { 'call@pg01': '17' } },
+    code: OK,
+    changes: voted('17:10:1000'),
+  },
+  { does: 'notify pre-promote pg01', when: 'it has voted', given: candidate, code: OK },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'a newer epoch was promised since its call',
+    given: { ...alone, promise: 18, run: { call: 17 }, history: [10] },
+    code: OK,
+    changes: ['call@pg01=25 private', ...voted('25:10:1000')],
+    files: { 'tmp/promise': '25' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'a standby is asked: it promises, cuts itself off, tells, and attaches to the candidate',
+    given: { ...standby, attributes: called(18) },
+    code: OK,
+    changes: [...voted('18:10:1000'), 'HUP'],
+    order: ['sync promise.new', 'position', 'vote@pg01=18:10:1000 private'],
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2), 'run/pgcm-Postgresql/voted': '18' },
+  },
+  {
+    does: 'notify post-demote pg02',
+    when: 'a standby is asked in a planned failover',
+    given: { ...standby, attributes: called(18) },
+    code: OK,
+    changes: [...voted('18:10:1000'), 'HUP'],
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it has voted',
+    given: { ...standby, promise: 18, run: { voted: 18 }, attributes: called(18) },
+    code: OK,
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it has promised more',
+    given: { ...standby, promise: 19, attributes: called(18) },
+    code: OK,
+    files: { 'tmp/promise': '19' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'the candidate never calls',
+    given: standby,
+    code: OK,
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'the candidate calls late',
+    given: { ...standby, ...patient, twist: later('attrs/Postgresql-call@pg02', 18) },
+    code: OK,
+    changes: [...voted('18:10:1000'), 'HUP'],
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'only a third one calls',
+    given: { ...standby, attributes: { 'call@pg03': '19' } },
+    code: OK,
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it is stopped',
+    given: { ...died, attributes: called(18) },
+    code: OK,
+  },
+  { does: 'notify pre-promote', when: 'nobody is to be primary', given: standby, code: OK },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it cannot tell what it holds: it has promised, and its vote does not count',
+    given: { ...standby, position: '10|1000|f', attributes: called(18) },
+    code: OK,
+    changes: voted('18:0:0'),
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/voted': false },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it is a primary that everybody has left',
+    given: { ...primary, position: '', attributes: called(18) },
+    code: OK,
+    changes: voted('18:0:0'),
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'its promise cannot be kept: the disk is full',
+    given: { ...standby, attributes: called(18), broken: { disk: '' } },
+    code: OK,
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it was told to promote before',
+    given: { ...standby, attributes: called(18), run: { promoting: 'postmaster' } },
+    code: OK,
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'it follows the new primary already',
+    given: {
+      ...standby,
+      promise: 18,
+      promoted: { pg02: 18 },
+      run: { state: 'standby streaming 10' },
+      attributes: PG02_IS_PRIMARY,
+    },
+    code: OK,
+    changes: ['HUP'],
+    files: { 'run/pgcm-Postgresql/state': false, 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'the old primary has not said yet that it is none any more',
+    given: {
+      ...alone,
+      promise: 18,
+      promoted: { pg02: 18, pg03: 11 },
+      attributes: { ...PG02_IS_PRIMARY, 'status@pg03': 'PRI' },
+    },
+    code: OK,
+    changes: ['HUP'],
+    files: { 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'it did not vote',
+    given: { ...alone, promoted: { pg02: 18 }, attributes: PG02_IS_PRIMARY },
+    code: OK,
+    changes: ['HUP'],
+    files: { 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'it has promised more',
+    given: { ...alone, promise: 19, promoted: { pg02: 18 }, attributes: PG02_IS_PRIMARY },
+    code: OK,
+    files: { 'tmp/replication.conf': false },
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'it was demoted and is stopped',
+    given: died,
+    code: OK,
+    changes: isStopped,
+  },
+  { does: 'notify post-promote pg01', when: 'it is the new primary', given: primary, code: OK },
+  {
+    does: 'notify post-start pg01',
+    when: 'another one was started: the next monitor publishes again',
+    given: { ...primary, run: { state: 'primary ' } },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/state': false },
+  },
+  {
+    does: 'notify post-stop',
+    when: 'another one was stopped: the next monitor publishes again',
+    given: { ...primary, run: { state: 'primary ' } },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/state': false },
+  },
+  { does: 'notify pre-start', when: 'another one is to be started', given: primary, code: OK },
+]
+
+/** Epochs: of the node's own class (its place modulo 8), above all that this node knows. */
+export const epochs: Row[] = (
+  [
+    ['pg01', 9, {}],
+    ['pg02', 2, {}],
+    ['pg03', 3, {}],
+    ['pg03', 11, { history: [3] }],
+    ['pg02', 18, { history: [10] }],
+    ['pg01', 17, { history: [16] }],
+    ['pg01', 25, { history: [17] }],
+    ['pg02', 18, { history: [10], placeholders: [11, 12] }],
+    ['pg03', 35, { history: [10], promise: 27 }],
+    ['pg03', 35, { history: [10], lock: 34 }],
+    ['pg03', 43, { history: [10], attributes: { 'vote@pg01': '36:10:1000', 'vote@pg02': '13:0:0' } }],
+  ] as [string, number, Given][]
+).map(([node, epoch, given]) => ({
+  does: `notify pre-demote ${node}`,
+  when: `it knows ${JSON.stringify(given)}: epoch ${epoch}`,
+  given: { ...running, ...given, node },
+  code: OK,
+  changes: [`call@${node}=${epoch} private`],
+}))

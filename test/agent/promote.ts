@@ -1,0 +1,245 @@
+/** What a promotion needs, and what it leaves. */
+import { alone, FAILED, isPrimary, later, OK, patient, primary, type Row } from './states.ts'
+import type { Given } from './world.ts'
+
+export const votes = (own: string, ...others: string[]): Record<string, string> =>
+  Object.fromEntries([own, ...others].map((vote, index) => [`vote@pg0${index + 1}`, vote]))
+/** pg01 has called epoch 17 and is cut off; it holds the WAL of epoch 10 up to 1000. */
+export const candidate: Given = {
+  ...alone,
+  promise: 17,
+  run: { call: 17, voted: 17 },
+  history: [10],
+  attributes: { 'call@pg01': '17', ...votes('17:10:1000', '17:10:1000') },
+}
+const asking = (attributes: Record<string, string>): Given => ({
+  ...candidate,
+  attributes: { 'call@pg01': '17', ...attributes },
+})
+const gaveUp = ['call@pg01 withdrawn', 'vote@pg01 withdrawn']
+const isPromoted = [
+  'cib promoted-pg01=17',
+  'promote',
+  ...isPrimary,
+  'master-baseline@pg01=00000000000003E8',
+  ...gaveUp,
+]
+const lost = (winner: string, score = 100) => [`score@${winner}=${score}`, 'score@pg01=1', ...gaveUp]
+
+export const promotes: Row[] = [
+  {
+    does: 'promote',
+    when: 'two of three have voted and hold no more',
+    given: candidate,
+    code: OK,
+    changes: isPromoted,
+    order: ['sync PGSQL.lock.new', 'promote', 'status@pg01=PRI'],
+    files: {
+      'tmp/PGSQL.lock': '17',
+      'run/pgcm-Postgresql/call': false,
+      'run/pgcm-Postgresql/promoting': false,
+    },
+    check: (world) =>
+      world.timelines.join() === '10,11?,12?,13?,14?,15?,16?'
+        ? undefined
+        : `history files ${world.timelines}`,
+  },
+  {
+    does: 'promote',
+    when: 'all three have voted',
+    given: asking(votes('17:10:1000', '17:10:1000', '17:10:999')),
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'another one has more WAL of an older timeline',
+    given: asking(votes('17:10:1000', '17:3:5000')),
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'the vote that it needs comes late',
+    given: {
+      ...asking(votes('17:10:1000')),
+      ...patient,
+      twist: later('attrs/Postgresql-vote@pg03', '17:10:1000'),
+    },
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'nobody else has voted',
+    given: asking(votes('17:10:1000')),
+    code: FAILED,
+    reason: 'epoch 17 has votes of pg01, needs 2 of: pg01 pg02 pg03',
+    changes: ['cleanup pg02', 'cleanup pg03', ...gaveUp],
+  },
+  {
+    does: 'promote',
+    when: 'it has no vote of its own',
+    given: asking({ 'vote@pg02': '17:10:1', 'vote@pg03': '17:10:1' }),
+    code: FAILED,
+    reason: 'epoch 17 has votes of pg02 pg03, needs',
+    changes: ['cleanup pg01', ...gaveUp],
+  },
+  {
+    does: 'promote',
+    when: 'the others voted for another epoch',
+    given: asking(votes('17:10:1000', '11:10:1000', '161:10:1000')),
+    code: FAILED,
+    reason: 'epoch 17 has votes of pg01, needs 2',
+    changes: ['cleanup pg02', 'cleanup pg03', ...gaveUp],
+  },
+  {
+    does: 'promote',
+    when: 'the others could not tell what they hold',
+    given: asking(votes('17:10:1000', '17:0:0', '17:0:0')),
+    code: FAILED,
+    reason: 'epoch 17 has votes of pg01, needs 2',
+    changes: ['cleanup pg02', 'cleanup pg03', ...gaveUp],
+  },
+  {
+    does: 'promote',
+    when: 'three of five are needed and two have voted',
+    given: { ...candidate, parameters: { node_list: 'pg01 pg02 pg03 pg04 pg05' } },
+    code: FAILED,
+    reason: 'epoch 17 has votes of pg01 pg02, needs 3 of: pg01 pg02 pg03 pg04 pg05',
+    changes: ['cleanup pg03', 'cleanup pg04', 'cleanup pg05', ...gaveUp],
+  },
+  {
+    does: 'promote',
+    when: 'nothing was called',
+    given: { ...alone, attributes: votes('11:10:1000', '11:10:1000') },
+    code: FAILED,
+    reason: 'no epoch was called for this promotion',
+  },
+  {
+    does: 'promote',
+    when: 'another one has one byte more',
+    given: asking(votes('17:10:1000', '17:10:1000', '17:10:1001')),
+    code: FAILED,
+    reason: 'pg03 holds more WAL than pg01, so it has to be primary',
+    changes: lost('pg03'),
+  },
+  {
+    does: 'promote',
+    when: 'both others have more: the better one wins',
+    given: asking(votes('17:10:1000', '17:10:3000', '17:10:2000')),
+    code: FAILED,
+    reason: 'pg02 holds more WAL than pg01',
+    changes: lost('pg02'),
+  },
+  {
+    does: 'promote',
+    when: 'every connection comes with a warning',
+    given: { ...candidate, broken: { warning: '' } },
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'it is primary already',
+    given: primary,
+    code: OK,
+  },
+  {
+    does: 'promote',
+    when: 'another one has less WAL, of a newer timeline',
+    given: asking(votes('17:10:1000', '17:11:900')),
+    code: FAILED,
+    reason: 'pg02 holds more WAL than pg01',
+    changes: lost('pg02'),
+  },
+  {
+    does: 'promote',
+    when: 'it has promised a newer epoch meanwhile',
+    given: { ...candidate, promise: 18 },
+    code: FAILED,
+    reason: 'promised a newer epoch meanwhile',
+    changes: 'any',
+  },
+  {
+    does: 'promote',
+    when: 'the old primary was shut down and all of it was received',
+    given: asking({ ...votes('17:10:1000', '17:10:1000'), 'shutdown@pg02': '10:999' }),
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'the old primary was shut down and its end was not received',
+    given: asking({ ...votes('17:10:1000', '17:10:1000'), 'shutdown@pg03': '10:1000' }),
+    code: FAILED,
+    reason: 'pg03 has WAL up to 3E8 that pg01 has not received: pg03 has to be primary again',
+    changes: ['cleanup pg03', ...lost('pg03', 1000)],
+  },
+  {
+    does: 'promote',
+    when: 'a primary of long ago was shut down further on',
+    given: asking({ ...votes('17:10:1000', '17:10:1000'), 'shutdown@pg03': '3:5000' }),
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'the old primary was shut down in an epoch that was never received',
+    given: asking({ ...votes('17:10:1000', '17:10:1000'), 'shutdown@pg03': '11:900' }),
+    code: FAILED,
+    reason: 'pg03 has to be primary again',
+    changes: ['cleanup pg03', ...lost('pg03', 1000)],
+  },
+  {
+    does: 'promote',
+    when: 'its own shutdown is the last thing that happened',
+    given: asking({ ...votes('17:10:1000', '17:10:1000'), 'shutdown@pg01': '10:1000' }),
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'the disk is full',
+    given: { ...candidate, broken: { disk: '' } },
+    code: FAILED,
+    reason: 'cannot write to the disk',
+    changes: 'any',
+    check: (world) => (world.changes.includes('promote') ? 'promoted without a lock file' : undefined),
+  },
+  {
+    does: 'promote',
+    when: 'placeholders cannot be made',
+    given: { ...candidate, broken: { chown: '' } },
+    code: FAILED,
+    reason: 'cannot write to the disk',
+    changes: 'any',
+    check: (world) => (world.changes.includes('promote') ? 'promoted to any timeline' : undefined),
+  },
+  {
+    does: 'promote',
+    when: 'the CIB cannot be written',
+    given: { ...candidate, broken: { cib: '' } },
+    code: FAILED,
+    reason: 'cannot write epoch 17 to the CIB',
+    changes: 'any',
+  },
+  {
+    does: 'promote',
+    when: 'PostgreSQL refuses',
+    given: { ...candidate, broken: { promote: 'ERROR:  synchronous_standby_names is not that of the file' } },
+    code: FAILED,
+    reason: 'not promoted: ERROR:  synchronous_standby_names',
+    changes: 'any',
+    check: (world) =>
+      world.read('run/pgcm-Postgresql/promoting') ? undefined : 'forgot that it may still promote',
+  },
+  {
+    does: 'promote',
+    when: 'the postmaster has died: another one has to be chosen',
+    given: { ...candidate, processes: undefined },
+    code: FAILED,
+    reason: 'PostgreSQL does not run here',
+    changes: ['score@pg01=-INFINITY'],
+  },
+]

@@ -2,6 +2,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../lib/wait.ts'
+import { kill } from './agent/processes.ts'
 import { NODES, programs, Rig } from './agent/rig.ts'
 
 const { bindir, missing } = programs()
@@ -151,7 +152,7 @@ async function powerLoss() {
 
 async function neverCalledStopped() {
   const frozen = rig.postmaster('pg03')
-  process.kill(frozen, 'SIGSTOP')
+  kill(frozen, 'SIGSTOP')
   const seen = await rig.agent('pg03', 'monitor')
   assert.is(seen.code, 1)
   assert.match(seen.reason, /does not answer/)

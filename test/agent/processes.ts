@@ -20,8 +20,9 @@ export function endGroup(leader: number | undefined): void {
   if (leader && leader > 1 && leader !== process.pid) kill(-leader, 'SIGKILL')
 }
 
-/** Sends a signal to a process that may be gone already. */
+/** Sends a signal to a process that may be gone already, or to a group. */
 export function kill(pid: number, signal: NodeJS.Signals): void {
+  if (!(Math.abs(pid) > 1)) throw new Error(`${pid} is no process of ours`)
   try {
     process.kill(pid, signal)
   } catch {} // it is

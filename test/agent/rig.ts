@@ -248,7 +248,7 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
     const file = this.path(node, 'tmp/replication.conf')
     const text = readFileSync(file, 'utf8').replace(/^primary_conninfo.*$/m, "primary_conninfo = ''")
     writeFileSync(file, text)
-    process.kill(this.postmaster(node), 'SIGHUP')
+    kill(this.postmaster(node), 'SIGHUP')
     await until(`${node} receives nothing`, { timeoutMs: 5000, everyMs: 50 }, async () => {
       await sleep(0)
       return (await this.sql(node, 'SELECT count(*) FROM pg_stat_wal_receiver')) === '0'

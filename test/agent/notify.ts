@@ -223,7 +223,13 @@ export const notifications: Row[] = [
     code: OK,
     changes: isStopped,
   },
-  { does: 'notify post-promote pg01', when: 'it is the new primary', given: primary, code: OK },
+  {
+    does: 'notify post-promote pg01',
+    when: 'it is the new primary: what could wait until now',
+    given: { ...primary, run: { baseline: '00000000000003E8' } },
+    code: OK,
+    changes: ['call@pg01 withdrawn', 'vote@pg01 withdrawn', 'master-baseline@pg01=00000000000003E8'],
+  },
   {
     does: 'notify post-start pg01',
     when: 'another one was started: the next monitor publishes again',

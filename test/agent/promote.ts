@@ -17,13 +17,7 @@ const asking = (attributes: Record<string, string>): Given => ({
   attributes: { 'call@pg01': '17', ...attributes },
 })
 const gaveUp = ['call@pg01 withdrawn', 'vote@pg01 withdrawn']
-const isPromoted = [
-  'cib promoted-pg01=17',
-  'promote',
-  ...isPrimary,
-  'master-baseline@pg01=00000000000003E8',
-  ...gaveUp,
-]
+const isPromoted = ['cib promoted-pg01=17', 'promote', ...isPrimary]
 const lost = (winner: string, score = 100) => [`score@${winner}=${score}`, 'score@pg01=1', ...gaveUp]
 
 export const promotes: Row[] = [

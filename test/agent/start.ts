@@ -121,7 +121,6 @@ export const starts: Row[] = [
     changes: started(10),
     files: {
       'run/pgcm-Postgresql/state': false,
-      'run/pgcm-Postgresql/call': false,
       'run/pgcm-Postgresql/voted': false,
       'run/pgcm-Postgresql/promoting': false,
       'data/recovery.signal': false,

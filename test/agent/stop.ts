@@ -29,7 +29,6 @@ export const stops: Row[] = [
     changes: ['INT', ...isStopped],
     files: {
       'run/pgcm-Postgresql/state': false,
-      'run/pgcm-Postgresql/call': false,
       'run/pgcm-Postgresql/voted': false,
     },
   },

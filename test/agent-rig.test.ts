@@ -73,7 +73,10 @@ async function plannedMove() {
 /** pg02 is cut off from the cluster layer only: replication goes on until the voters leave, and it is never stopped. */
 async function oldPrimaryLives() {
   rig.lose('pg02')
-  await rig.agents(['pg01', 'pg03'], 'notify pre-promote pg03')
+  // The candidate leaves last: pg02 goes on writing a record now and then, and whoever has one more wins.
+  await rig.agents(['pg03'], 'notify pre-demote pg03')
+  await rig.agents(['pg01'], 'notify pre-promote pg03')
+  await rig.agents(['pg03'], 'notify pre-promote pg03')
   const client = rig.client('pg02', "INSERT INTO kept VALUES ('zombie') RETURNING 'acknowledged'")
   const waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
   await until('its commit waits', { timeoutMs: 5000 }, async () => (await rig.sql('pg02', waits)) === '1')

@@ -70,6 +70,12 @@ export async function diagnose(local: Local, signal: AbortSignal): Promise<Diagn
   evidence.push(
     `its data: ${ours.control.state}, checkpoint ${ours.control.checkpoint} on timeline ${ours.control.timeline}; last record ${ours.lastWhat} at ${ours.last} on timeline ${ours.timeline}`,
   )
+  // With five nodes the CIB may not know yet of an epoch that this node has streamed: its own WAL does.
+  if (theirs.timeline < ours.timeline)
+    throw new Refused(
+      `${primary.name} is on timeline ${theirs.timeline}, older than this node's own WAL, which is on ${ours.timeline}`,
+      'It cannot be followed. Wait until a newer primary is there.',
+    )
   const relation = compare({ ours: { ...ours, systemId: ours.control.systemId }, theirs })
   evidence.push(relation.why)
   switch (relation.kind) {

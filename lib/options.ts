@@ -146,7 +146,7 @@ export const options = [
   {
     name: 'etcd-poll-interval',
     type: 'duration',
-    default: '5s',
+    default: '1s',
     min: '1s',
     scripts: daemons,
     help: 'how often the keys are read although the watch said nothing',

@@ -19,16 +19,16 @@ async function followed(to: string, timeoutMs: number): Promise<void> {
 }
 
 scenario(
-  'kill -9 of the postmaster: a standby takes over within 10 s, everything follows, nothing is lost',
+  'kill -9 of the postmaster: a standby takes over within 20 s, everything follows, nothing is lost',
   120,
   async () => {
     const report = await underLoad(async (load) => {
       const old = (await primary()) as string
       await killPostmaster(old)
       const since = load.now()
-      const name = await primaryWithin(10_000, old)
-      await followed(name, 3_000)
-      assert.ok(await load.commitAfter(5_000, since + 1_000))
+      const name = await primaryWithin(20_000, old)
+      await followed(name, 10_000)
+      assert.ok(await load.commitAfter(10_000, since + 1_000))
       const { longestGapMs } = load.figures(since - 100)
       note(`postmaster killed: ${old} -> ${name}, gap ${Math.round(longestGapMs)} ms`)
       await inside(old, ['pgcm-rejoin', '--yes'], { timeoutMs: 60_000 })
@@ -39,7 +39,7 @@ scenario(
 )
 
 scenario(
-  'the plug of the primary is pulled: a standby takes over within 15 s, everything follows, nothing is lost',
+  'the plug of the primary is pulled: a standby takes over within 30 s, everything follows, nothing is lost',
   180,
   async () => {
     const old = (await primary()) as string
@@ -48,8 +48,8 @@ scenario(
       async (load) => {
         await playground('kill', [old])
         const since = load.now()
-        const name = await primaryWithin(15_000, old)
-        await followed(name, 3_000)
+        const name = await primaryWithin(30_000, old)
+        await followed(name, 10_000)
         for (const path of through)
           assert.ok(await load.commitAfter(10_000, since + 1_000, path), `commits through ${path}`)
         const { longestGapMs } = load.figures(since - 1_000)

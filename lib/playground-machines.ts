@@ -63,7 +63,9 @@ function writeIdentity(ground: Playground, node: Node, root: string): void {
   if (!existsSync(join(root, 'etc/machine-id')))
     write('etc/machine-id', `${randomBytes(16).toString('hex')}\n`)
   write('etc/hostname', `${node}\n`)
-  write('etc/hosts', layout.hostsFile(ground))
+  // Only at the first boot: from then on the playbook's lines in it must survive a power loss.
+  if (!existsSync(join(fileOf(ground, node, 'upper'), 'etc/hosts')))
+    write('etc/hosts', layout.hostsFile(ground))
   write('etc/systemd/network/10-host0.network', layout.networkFile(ground, node))
   write('root/.ssh/authorized_keys', readFileSync(join(ground.dir, 'ssh_key.pub'), 'utf8'), 0o600)
 }

@@ -31,7 +31,7 @@ export const AGENT = process.env.PGCM_TEST_AGENT ?? join(dirname(test), 'ansible
 const STUBS = join(test, 'stubs/agent')
 /** What the agent may call besides the stubs: POSIX, coreutils and util-linux. */
 const TOOLS =
-  'awk cat chmod cut date env flock grep ln mkdir mv readlink rm sed setsid sh sleep sort stat tail timeout tr wc'.split(
+  'awk cat chmod cut date env flock grep mkdir mv readlink rm rmdir sed setsid sh sleep sort stat tail timeout tr wc'.split(
     ' ',
   )
 

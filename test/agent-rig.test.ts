@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { until } from '../lib/wait.ts'
+import { now, since, until } from '../lib/wait.ts'
 import { kill } from './agent/processes.ts'
 import { NODES, programs, Rig } from './agent/rig.ts'
 
@@ -19,7 +19,7 @@ const stories: [string, () => Promise<void>][] = [
   ['the primary crashes and the better standby wins', betterWins],
   ['all lose power at once, and come back by themselves', powerLoss],
   ['a primary without its pid file, or under SIGSTOP, is never called stopped', neverCalledStopped],
-  ['after a stop nothing runs', allStop],
+  ['after a stop nothing runs, and no file is left that PostgreSQL could not read', allStop],
 ]
 
 if (missing) {
@@ -156,8 +156,10 @@ async function powerLoss() {
 async function neverCalledStopped() {
   const frozen = rig.postmaster('pg03')
   kill(frozen, 'SIGSTOP')
+  const asked = now()
   const seen = await rig.agent('pg03', 'monitor')
   assert.is(seen.code, 1)
+  assert.ok(since(asked) < 9000, `${since(asked)} ms: Pacemaker gives a monitor 10 s`)
   assert.match(seen.reason, /does not answer/)
   assert.equal(await rig.agent('pg03', 'stop'), DONE)
   assert.equal(rig.processes('pg03'), [])
@@ -175,6 +177,8 @@ async function allStop() {
     [],
   )
   assert.equal(await rig.agents(NODES, 'probe'), [7, 7, 7])
+  // One would end every pg_rewind and pg_basebackup to come.
+  assert.equal(await rig.strangeFiles(), [])
 }
 
 test.run()

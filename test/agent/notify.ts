@@ -79,6 +79,13 @@ export const notifications: Row[] = [
     code: OK,
     changes: voted('17:10:1000'),
   },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'its call got lost: the attribute daemon was restarted',
+    given: { ...alone, promise: 17, run: { call: 17 } },
+    code: OK,
+    changes: ['call@pg01=17 private', ...voted('17:10:1000')],
+  },
   { does: 'notify pre-promote pg01', when: 'it has voted', given: candidate, code: OK },
   {
     does: 'notify pre-promote pg01',

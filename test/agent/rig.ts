@@ -255,6 +255,13 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
     })
   }
 
+  /** What in the data directories does not belong to PostgreSQL. */
+  async strangeFiles(): Promise<string[]> {
+    const dirs = NODES.map((node) => this.path(node, 'data'))
+    const { stdout } = await sh(['find', ...dirs, '!', '(', '-user', 'postgres', '-group', 'postgres', ')'])
+    return stdout.split('\n').filter(Boolean)
+  }
+
   /** pg_rewind, as pgcm-rejoin calls it. */
   async rewind(node: Node, primary: Node): Promise<void> {
     await this.sql(primary, 'CHECKPOINT') // before 16 it reads the timeline from the last one

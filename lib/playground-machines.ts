@@ -93,6 +93,7 @@ function command(ground: Playground, node: Node, root: string): string[] {
 
 async function bootLocked(ground: Playground, node: Node): Promise<void> {
   if (runnerOf(ground, node)) return
+  await killStrays(ground, node)
   const root = await mount(ground, node)
   writeIdentity(ground, node, root)
   const consoleFile = fileOf(ground, node, 'console.log')
@@ -118,7 +119,9 @@ async function bootLocked(ground: Playground, node: Node): Promise<void> {
 
 function wentOff(ground: Playground, node: Node, what: string): Failed {
   const file = fileOf(ground, node, 'console.log')
-  const last = readFileSync(file, 'utf8').trim().split('\n').at(-1)
+  const lines = readFileSync(file, 'utf8').trim().split('\n')
+  // Where /run is on a disk, nspawn's last word is about its own directory there, and never the reason.
+  const last = lines.filter((line) => !line.includes('Attempted to remove disk file system')).at(-1)
   return new Failed(`${node} ${what}: ${last}`, `Its console is in ${file}.`)
 }
 
@@ -129,7 +132,7 @@ export const boot = (ground: Playground, node: Node): Promise<void> =>
 /** Takes the power away and comes back when nothing of the machine runs any more. */
 async function cutPower(ground: Playground, node: Node): Promise<void> {
   const runner = runnerOf(ground, node)
-  if (!runner) return
+  if (!runner) return killStrays(ground, node)
   const init = processes.initOf(runner.pid)
   const nspawns = processes
     .descendants(runner.pid)
@@ -145,6 +148,18 @@ async function cutPower(ground: Playground, node: Node): Promise<void> {
   if (!(await processes.gone(nspawns, 3000))) for (const left of nspawns) processes.signal(left, 'SIGKILL')
   await processes.gone(nspawns, 2000)
   rmSync(fileOf(ground, node, 'pid'), { force: true })
+}
+
+/** Ends what lives on where somebody killed nspawn, and waits for its end of the cable to go. */
+async function killStrays(ground: Playground, node: Node): Promise<void> {
+  const name = layout.machineName(ground, node)
+  if (!(await processes.killStrays(name, 10_000))) throw new Failed(`${node} does not die`)
+  const cable = `/sys/class/net/vb-${name}`
+  await until(
+    `the interface vb-${name} is gone`,
+    { timeoutMs: 10_000, everyMs: 20 },
+    () => !existsSync(cable),
+  )
 }
 
 /** Pulls the plug: the machine stays off, whatever a fence agent asks, until `plugIn`. */

@@ -93,6 +93,28 @@ export function makeCgroups(name: string): string[] {
   })
 }
 
+/**
+ * Kills what still lives in a container's cgroups: its init goes on where nspawn itself was killed, and holds the
+ * container's network interface. False when something has not died within `timeoutMs`.
+ */
+export async function killStrays(name: string, timeoutMs: number): Promise<boolean> {
+  const dirs = cgroupRoots().flatMap((root) => [
+    join(root, 'pgcm-playground', name),
+    join(root, 'machine.slice', `pgcm-playground-${name}.scope`),
+  ])
+  const strays = [...new Set(dirs.flatMap(members))].map(identify)
+  for (const stray of strays) signal(stray, 'SIGKILL')
+  return gone(strays, timeoutMs)
+}
+
+/** The processes in a cgroup and in those below it. */
+function members(dir: string): number[] {
+  if (!existsSync(dir)) return []
+  const own = readFileSync(join(dir, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
+  const below = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+  return [...own, ...below.flatMap((entry) => members(join(dir, entry.name)))]
+}
+
 /** Removes what `makeCgroups` and the container made. */
 export function removeCgroups(name: string): void {
   for (const root of cgroupRoots()) {

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
@@ -44,6 +45,18 @@ scenario('a machine that is partitioned loses sight of the others, and heal brin
   assert.not.equal((await inside(other, ['sh', '-c', reach], { okCodes: [0, 1, 124] })).code, 0)
   await playground('heal')
   await healthy(60_000)
+})
+
+scenario('a machine whose nspawn was killed dies with `kill`, and boots again', 120, async () => {
+  const before = await healthy(10_000)
+  const other = before === 'pg03' ? 'pg02' : 'pg03'
+  const cable = `/sys/class/net/vb-${playgroundName}-${other}`
+  await sh(['pkill', '-KILL', '-f', `^systemd-nspawn .*--machine=${playgroundName}-${other} `])
+  assert.ok(existsSync(cable), 'its init lives on, or this test proves nothing')
+  await playground('kill', [other])
+  assert.not.ok(existsSync(cable), 'nothing of the machine is left')
+  await playground('start', [other])
+  await healthy(90_000)
 })
 
 test.run()

@@ -35,7 +35,7 @@ export function nodeHandlers(
       return found ? { ...blocker, ageMs: found.ageMs, state: found.state } : blocker
     })
   }
-  const pooler = poolerHandlers(console, pauses, config.pgbouncerDatabases, explain)
+  const pooler = poolerHandlers(console, pauses, config, explain)
 
   const own: Record<'health_check' | 'migrate' | 'unmigrate' | 'checkpoint' | 'status' | 'routed', Handler> =
     {
@@ -102,13 +102,13 @@ export function nodeHandlers(
       async routed(request, signal) {
         const start = now()
         const timeoutMs = milliseconds(request, 'timeout')
-        const writes = isOurs(String(request.address))
-          ? postgres.takesWrites(server, { timeoutMs, signal })
-          : Promise.resolve()
-        const late = (error: unknown) => {
-          throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+        await pooler.routed(request, signal)
+        if (isOurs(String(request.address))) {
+          const leftMs = Math.max(1, timeoutMs - since(start))
+          await postgres.takesWrites(server, { timeoutMs: leftMs, signal }).catch((error) => {
+            throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+          })
         }
-        await Promise.all([pooler.routed(request, signal), writes.catch(late)])
         return { elapsed_ms: since(start) }
       },
     }

@@ -1,3 +1,5 @@
+import { watch } from 'node:fs'
+import { dirname } from 'node:path'
 import pg from 'pg'
 import type { Blocker } from './api.ts'
 import type { Config } from './config.ts'
@@ -153,34 +155,60 @@ export const overview = (console: Console) =>
     ),
   }))
 
-/** Waits until each of `names` points at `address`. */
+const POINT_POLL_MS = 100
+/** After its file has changed, PgBouncer is about to be reloaded. */
+const SOON_MS = 300
+
+/** Waits until each of `names` points at `address`; looks when `file`, PgBouncer's configuration, changes, and now and then. */
 export async function pointsAt(
   console: Console,
   names: string[],
   address: string,
-  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+  { timeoutMs, signal, file }: { timeoutMs: number; signal: AbortSignal; file: string },
 ): Promise<void> {
   const start = now()
   let last = 'PgBouncer has not answered'
-  for (;;) {
-    const left = timeoutMs - (now() - start)
-    if (left <= 0 || signal.aborted)
-      throw new PgBouncerFailed(`not pointed at ${address} within ${timeoutMs} ms: ${last}`)
-    try {
-      // One connection for all the looking; a new one only when it breaks.
-      await session(console, (query) =>
-        until(`databases point at ${address}`, { timeoutMs: left, everyMs: 10, signal }, async () => {
-          const found = new Map((await databases(query)).map((database) => [database.name, database.host]))
-          const astray = names.filter((name) => found.get(name) !== address)
-          last = astray.map((name) => `${name} points at ${found.get(name) ?? 'nothing'}`).join(', ')
-          return astray.length === 0
-        }),
-      )
-      return
-    } catch (error) {
-      if (error instanceof PgBouncerFailed) last = error.message
-      await sleep(20, signal)
+  let wake = new AbortController()
+  let changed = -Infinity
+  const watcher = watched(dirname(file), () => {
+    changed = now()
+    wake.abort()
+  })
+  try {
+    for (;;) {
+      if (signal.aborted || now() - start >= timeoutMs)
+        throw new PgBouncerFailed(`not pointed at ${address} within ${timeoutMs} ms: ${last}`)
+      try {
+        // One connection for all the looking; a new one only when it breaks.
+        await session(console, async (query) => {
+          while (!signal.aborted && now() - start < timeoutMs) {
+            const found = new Map((await databases(query)).map((database) => [database.name, database.host]))
+            const astray = names.filter((name) => found.get(name) !== address)
+            last = astray.map((name) => `${name} points at ${found.get(name) ?? 'nothing'}`).join(', ')
+            if (astray.length === 0) return
+            wake = new AbortController()
+            const pause = now() - changed < SOON_MS ? 10 : POINT_POLL_MS
+            await sleep(Math.min(pause, timeoutMs), AbortSignal.any([signal, wake.signal]))
+          }
+          throw new Failed(last)
+        })
+        return
+      } catch (error) {
+        if (error instanceof PgBouncerFailed) last = error.message
+        await sleep(20, signal)
+      }
     }
+  } finally {
+    watcher?.close()
+  }
+}
+
+/** Calls `changed` when something in the directory changes; undefined where that cannot be had, and polls have to do. */
+function watched(dir: string, changed: () => void) {
+  try {
+    return watch(dir, { persistent: false }, changed).on('error', () => {})
+  } catch {
+    return undefined
   }
 }
 

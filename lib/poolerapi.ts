@@ -2,6 +2,7 @@ import { networkInterfaces } from 'node:os'
 import grpc from '@grpc/grpc-js'
 import type { Blocker, Component } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
+import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
 import type { PgBouncerStatus } from './nodestatus.ts'
 import type { Keeper } from './pausekeeper.ts'
@@ -30,7 +31,10 @@ export const isOurs = (address: string): boolean =>
 export function poolerHandlers(
   console: pgbouncer.Console,
   keeper: Keeper,
-  databases: string[],
+  {
+    pgbouncerDatabases: databases,
+    pgbouncerConfigFile: file,
+  }: Pick<Config, 'pgbouncerDatabases' | 'pgbouncerConfigFile'>,
   explain: (blockers: Blocker[]) => Promise<Blocker[]> = async (blockers) => blockers,
 ): Record<'pause' | 'resume' | 'routed', Handler> {
   return {
@@ -62,7 +66,7 @@ export function poolerHandlers(
       const address = String(request.address ?? '')
       const timeoutMs = milliseconds(request, 'timeout')
       if (!address) throw invalid('address is empty')
-      await pgbouncer.pointsAt(console, databases, address, { timeoutMs, signal }).catch((error) => {
+      await pgbouncer.pointsAt(console, databases, address, { timeoutMs, signal, file }).catch((error) => {
         throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
       })
       return { elapsed_ms: since(start) }

@@ -4,7 +4,7 @@ import type { Config } from './config.ts'
 import { Failed, messageOf } from './errors.ts'
 import { log } from './log.ts'
 import type { PostgresStatus } from './nodestatus.ts'
-import { now, since, sleep, within } from './wait.ts'
+import { now, since, sleep, until, within } from './wait.ts'
 
 /** Where PostgreSQL is, and how long a connection or one question may take. */
 export interface Server {
@@ -56,10 +56,10 @@ export async function session<T>(server: Server, body: (query: Query) => Promise
   }
 }
 
+const primary = 'SELECT NOT pg_is_in_recovery() AS "primary"'
+
 export async function isPrimary(server: Server): Promise<boolean> {
-  const [row] = await session(server, (query) =>
-    query<{ primary: boolean }>('SELECT NOT pg_is_in_recovery() AS "primary"'),
-  )
+  const [row] = await session(server, (query) => query<{ primary: boolean }>(primary))
   return row?.primary ?? false
 }
 
@@ -79,16 +79,21 @@ export async function takesWrites(
   { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
 ): Promise<void> {
   const start = now()
+  const left = () => Math.max(1, timeoutMs - (now() - start))
   for (;;) {
-    const left = timeoutMs - (now() - start)
     try {
-      await session({ ...server, timeoutMs: Math.min(server.timeoutMs, Math.max(1, left)) }, (query) =>
-        query("SELECT pg_logical_emit_message(true, 'pgcm', '')", Math.max(1, left)),
-      )
+      // One connection for all the asking, which outlives a promotion: new ones would cost PostgreSQL a process each.
+      await session({ ...server, timeoutMs: Math.min(server.timeoutMs, left()) }, async (query) => {
+        await until('PostgreSQL is primary', { timeoutMs: left(), everyMs: 20, signal }, async () => {
+          const [row] = await query<{ primary: boolean }>(primary)
+          return row?.primary
+        })
+        await query("SELECT pg_logical_emit_message(true, 'pgcm', '')", left())
+      })
       return
     } catch (error) {
       if (now() - start >= timeoutMs || signal.aborted) throw error
-      await sleep(10, signal) // starting up, or not promoted yet
+      await sleep(50, signal) // starting up, most likely
     }
   }
 }

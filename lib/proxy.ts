@@ -143,7 +143,7 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
 function handlers(config: Config, pauses: Keeper): Record<string, Handler> {
   const console = pgbouncer.consoleOf(config)
   return {
-    ...poolerHandlers(console, pauses, config.pgbouncerDatabases),
+    ...poolerHandlers(console, pauses, config),
 
     async health_check() {
       const answer = async () => `${(await pgbouncer.showDatabases(console)).length} databases`

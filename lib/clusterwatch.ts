@@ -61,3 +61,16 @@ export function publication(view: ClusterView, addresses: Map<string, string | n
     updatedAt: at.toISOString(),
   }
 }
+
+/** How long somebody else than the primary's own node leaves it to that node to publish. */
+const COURTESY_MS = 1000
+
+/**
+ * How long `self` waits before it publishes what it sees, in ms. The primary's own node does so at once: three nodes that all wrote
+ * each step of a move would wake every proxy for each, while the new primary needs the machines' CPU. Without a primary
+ * nobody waits for the news.
+ */
+export function courtesy(view: ClusterView, self: string): number {
+  if (primaryOf(view)?.name === self) return 0
+  return view.dc === self ? COURTESY_MS : 2 * COURTESY_MS
+}

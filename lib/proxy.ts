@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { type Handler, serve } from './apiserver.ts'
@@ -83,11 +83,22 @@ async function point(
   }
 }
 
+/** The compiled template, made anew when the file has changed. */
+function templateOf(file: string) {
+  let made: { version: string; render: ReturnType<typeof template> } | undefined
+  return async () => {
+    const { mtimeMs, size, ino } = await stat(file)
+    const version = `${mtimeMs} ${size} ${ino}`
+    if (made?.version !== version) made = { version, render: template(await readFile(file, 'utf8'), file) }
+    return made.render
+  }
+}
+
 /** Keeps PgBouncer pointed at what etcd says. */
 async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life): Promise<void> {
   const keys = keysOf(config)
   const file = config.pgbouncerConfigTemplateFile
-  const load = async () => template(await readFile(file, 'utf8'), file)
+  const load = templateOf(file)
   let values: Record<string, Value | null> | null = null
   let wake = new AbortController()
   let news = 0
@@ -96,7 +107,7 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
     wake.abort()
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
-  process.on('SIGHUP', hear) // the template is read again whenever it is used
+  process.on('SIGHUP', hear) // a template that has changed is read again whenever it is used
   const settings = { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal }
   const following = etcd.follow([keys.primary, keys.cluster], settings, (found) => {
     values = found

@@ -1,8 +1,9 @@
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { serve } from './apiserver.ts'
 import { run } from './cli.ts'
 import { type ClusterView, type Names, primaryOf } from './cluster.ts'
-import { addressBook, pokes, publication } from './clusterwatch.ts'
+import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life, stateDir } from './daemon.ts'
 import { connect, type Value } from './etcd.ts'
@@ -75,9 +76,22 @@ async function supervise(config: Config, life: Life): Promise<void> {
   let known: Record<string, Value | null> | null = null
   let behindSince: number | undefined
   let untold = false
+  let later: NodeJS.Timeout | undefined
+  signal.addEventListener('abort', () => clearTimeout(later), { once: true })
 
-  /** Tells etcd what this node sees, if it is in quorum; one at a time. */
+  /** Sees to it that etcd is told what this node sees, by this node or by one that is nearer to it. */
   function tell(reason: string): Promise<void> {
+    const wait = view ? courtesy(view, hostname()) : 0
+    if (wait === 0) return tellNow(reason)
+    // Not put off by what comes after: changes may go on for long.
+    later ??= setTimeout(() => tellNow(reason), wait)
+    return publishing
+  }
+
+  /** Tells etcd, if this node is in quorum; one at a time. */
+  function tellNow(reason: string): Promise<void> {
+    clearTimeout(later)
+    later = undefined
     publishing = publishing.then(async () => {
       if (!view?.quorum || signal.aborted) return
       const start = now()

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { view } from '../lib/cluster.ts'
-import { addressBook, pokes, publication } from '../lib/clusterwatch.ts'
+import { addressBook, courtesy, pokes, publication } from '../lib/clusterwatch.ts'
 import { Failed } from '../lib/errors.ts'
 import { log } from '../lib/log.ts'
 import { sh } from '../lib/sh.ts'
@@ -104,6 +104,16 @@ test('what the world may know of the cluster', () => {
       ['pg03', '10.0.0.3', 'Promoted', 'LATEST'],
     ],
   )
+})
+
+test("the primary's own node publishes at once, the others leave it the time to", () => {
+  const dc = healthy.dc as string
+  const other = ['pg01', 'pg02', 'pg03'].find((name) => name !== 'pg03' && name !== dc) as string
+  assert.is(courtesy(healthy, 'pg03'), 0)
+  assert.is(courtesy(healthy, other), 2000)
+  const nobody = { ...healthy, quorum: false }
+  assert.is(courtesy(nobody, dc), 1000, 'without a primary the DC tells first')
+  assert.is(courtesy(nobody, other), 2000)
 })
 
 test.run()

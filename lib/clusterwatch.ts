@@ -5,7 +5,7 @@ import { messageOf } from './errors.ts'
 import { log } from './log.ts'
 import { addressOf } from './pacemaker.ts'
 import type { Cluster } from './publish.ts'
-import { within } from './wait.ts'
+import { now, within } from './wait.ts'
 
 /**
  * Makes the file by which Pacemaker's alert agent wakes us, and calls `poke` whenever somebody writes to it. Where it cannot be
@@ -26,18 +26,27 @@ export async function pokes(file: string, signal: AbortSignal, poke: () => void)
 
 const LOOKUP_MS = 500
 
-/** Looks up node addresses; one that cannot be looked up right now keeps the address it had. */
-export function addressBook(lookup: (node: string) => Promise<string> = addressOf) {
-  const known = new Map<string, string>()
+/** How old an address may be before it is looked up again, behind the back of whoever asked. */
+const STALE_MS = 10_000
+
+/** Looks up node addresses. Nobody waits for one that is known; one that cannot be looked up right now stays what it was. */
+export function addressBook(lookup: (node: string) => Promise<string> = addressOf, staleMs = STALE_MS) {
+  const known = new Map<string, { address: string; at: number }>()
+  async function refresh(node: string): Promise<void> {
+    try {
+      const address = await within(LOOKUP_MS, `the address of ${node}`, lookup(node))
+      known.set(node, { address, at: now() })
+      log.cleared(`address.${node}`)
+    } catch (error) {
+      log.trouble(`address.${node}`, { error, kept: known.get(node)?.address })
+    }
+  }
   return async (nodes: string[]): Promise<Map<string, string | null>> => {
     const pairs = nodes.map(async (node) => {
-      try {
-        known.set(node, await within(LOOKUP_MS, `the address of ${node}`, lookup(node)))
-        log.cleared(`address.${node}`)
-      } catch (error) {
-        log.trouble(`address.${node}`, { error, kept: known.get(node) })
-      }
-      return [node, known.get(node) ?? null] as const
+      const found = known.get(node)
+      if (!found) await refresh(node)
+      else if (now() - found.at >= staleMs) void refresh(node)
+      return [node, known.get(node)?.address ?? null] as const
     })
     return new Map(await Promise.all(pairs))
   }

@@ -19,10 +19,10 @@ import { now, since } from './wait.ts'
 export function nodeHandlers(
   config: Config,
   names: Names,
+  console: pgbouncer.Console,
   pauses: Keeper,
   lastView: () => ClusterView | null,
 ) {
-  const console = pgbouncer.consoleOf(config)
   const server = postgres.serverOf(config)
   const bounds = (signal: AbortSignal) => ({ timeoutMs: config.pacemakerGetTimeout, signal })
 
@@ -96,7 +96,7 @@ export function nodeHandlers(
       },
 
       async status() {
-        return { json: JSON.stringify(await nodeStatus(config, names, pauses)) }
+        return { json: JSON.stringify(await nodeStatus(config, names, console, pauses)) }
       },
 
       async routed(request, signal) {
@@ -115,7 +115,12 @@ export function nodeHandlers(
   return { ...pooler, ...own }
 }
 
-async function nodeStatus(config: Config, names: Names, pauses: Keeper): Promise<NodeStatus> {
+async function nodeStatus(
+  config: Config,
+  names: Names,
+  console: pgbouncer.Console,
+  pauses: Keeper,
+): Promise<NodeStatus> {
   const errors: string[] = []
   const ask = <T>(question: Promise<T>): Promise<T | null> =>
     question.catch((error) => {
@@ -124,7 +129,7 @@ async function nodeStatus(config: Config, names: Names, pauses: Keeper): Promise
     })
   const pause = pauses.current()
   const [pooler, server, cluster, address] = await Promise.all([
-    ask(poolerStatus(pgbouncer.consoleOf(config), pause !== null)),
+    ask(poolerStatus(console, pause !== null)),
     ask(postgres.status(postgres.serverOf(config))),
     ask(readCluster(names, { timeoutMs: config.pacemakerGetTimeout })),
     ask(addressOf(hostname())),

@@ -1,4 +1,5 @@
 import { watch } from 'node:fs'
+import type { Socket } from 'node:net'
 import { dirname } from 'node:path'
 import pg from 'pg'
 import type { Blocker } from './api.ts'
@@ -48,20 +49,34 @@ export const describe = ({ database, user, client, ageMs, state }: Blocker): str
 type Row = Record<string, string | number | null>
 export type Query = (text: string, timeoutMs?: number) => Promise<Row[]>
 
-/** An admin connection, to be closed by the caller. After an answer that never came it is good for nothing else. */
-export async function openConsole(console: Console): Promise<{ query: Query; close: () => void }> {
-  const { timeoutMs, ...where } = console
+interface Link {
+  query: Query
+  close(): void
+  /** False once it broke. */
+  alive(): boolean
+  /** Whether this process lives on for it. */
+  hold(held: boolean): void
+}
+
+/** A log-in on the admin console. After an answer that never came it is good for nothing else. */
+async function logIn({ timeoutMs, ...where }: Console): Promise<Link> {
   const client = new pg.Client({ ...where, connectionTimeoutMillis: timeoutMs, application_name: 'pgcm' })
-  client.on('error', (error) => log.debug('pgbouncer.connection', { error })) // without a listener it would end the process
-  const close = () =>
-    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
+  let alive = true
+  client.on('end', () => {
+    alive = false
+  })
+  client.on('error', (error) => {
+    alive = false
+    log.debug('pgbouncer.connection', { error }) // without a listener it would end the process
+  })
+  const { stream } = (client as unknown as { connection: { stream: Socket } }).connection
   const fail = (what: string) => (cause: unknown) => {
     throw new PgBouncerFailed(`PgBouncer: ${what}: ${messageOf(cause)}`, undefined, { cause })
   }
   try {
     await client.connect().catch(fail(`cannot connect to ${where.host}, port ${where.port}`))
   } catch (error) {
-    close()
+    stream.destroy()
     throw error
   }
   const query: Query = async (text, limit = timeoutMs) => {
@@ -69,16 +84,43 @@ export async function openConsole(console: Console): Promise<{ query: Query; clo
     const { rows } = await within(limit, 'the answer', client.query<Row>(text)).catch(fail(text))
     return rows
   }
-  return { query, close }
+  return {
+    query,
+    close: () => void stream.destroy(),
+    alive: () => alive && !stream.destroyed,
+    hold: (held) => void (held ? stream.ref() : stream.unref()),
+  }
 }
 
-/** Runs `body` on an admin connection of its own, which is cut off afterwards whatever state it is in. */
-async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
-  const { query, close } = await openConsole(console)
+/** One connection for each console is kept for the next time: a log-in costs more than most commands do. */
+const kept = new WeakMap<Console, Link>()
+
+/** A connection that works: the kept one, if PgBouncer still answers on it. */
+async function linkTo(console: Console): Promise<Link> {
+  const old = kept.get(console)
+  kept.delete(console)
+  if (old?.alive()) {
+    old.hold(true)
+    if (await old.query('SHOW VERSION', Math.min(1000, console.timeoutMs)).catch(() => undefined)) return old
+  }
+  old?.close() // PgBouncer was restarted, most likely
+  return logIn(console)
+}
+
+/** Runs `body` on an admin connection that nobody else uses meanwhile. After a failure it is cut off, whatever state it is in. */
+export async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
+  const link = await linkTo(console)
   try {
-    return await body(query)
-  } finally {
-    close()
+    const result = await body(link.query)
+    if (kept.has(console)) link.close()
+    else {
+      link.hold(false)
+      kept.set(console, link)
+    }
+    return result
+  } catch (error) {
+    link.close()
+    throw error
   }
 }
 

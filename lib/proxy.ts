@@ -22,38 +22,10 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/** One admin connection for all RELOADs: the log-in would cost more than they do. */
-function adminLink(config: Config) {
-  let open: Awaited<ReturnType<typeof pgbouncer.openConsole>> | undefined
-  return async <T>(body: (query: pgbouncer.Query) => Promise<T>): Promise<T> => {
-    const old = open
-    open = undefined
-    try {
-      if (old) {
-        const result = await body(old.query)
-        open = old
-        return result
-      }
-    } catch (error) {
-      old?.close()
-      log.debug('pgbouncer.reconnect', { error }) // PgBouncer was restarted, most likely
-    }
-    const fresh = await pgbouncer.openConsole(pgbouncer.consoleOf(config))
-    try {
-      const result = await body(fresh.query)
-      open = fresh
-      return result
-    } catch (error) {
-      fresh.close()
-      throw error
-    }
-  }
-}
-
 /** Writes the file if it is not so already, and makes PgBouncer do what it says. */
 async function point(
   config: Config,
-  link: ReturnType<typeof adminLink>,
+  console: pgbouncer.Console,
   address: string,
   text: string,
   first: boolean,
@@ -64,7 +36,7 @@ async function point(
   if (text === old && !first) return
   if (text !== old) await writeAtomically(file, text, 0o640)
   const wrote = since(start)
-  await link(async (query) => {
+  await pgbouncer.session(console, async (query) => {
     // RELOAD says OK to anything; what counts is where the databases point then.
     const found = new Map((await pgbouncer.reload(query)).map(({ name, host }) => [name, host]))
     for (const name of config.pgbouncerDatabases) {
@@ -73,7 +45,7 @@ async function point(
     }
   })
   log.info('pgbouncer.pointed', { address, changed: text !== old, wrote, elapsed: since(start) })
-  const dropped = await link(pgbouncer.dropStragglers).catch((error) => {
+  const dropped = await pgbouncer.session(console, pgbouncer.dropStragglers).catch((error) => {
     log.warn('pgbouncer.drop', { error })
     return 0
   })
@@ -95,7 +67,12 @@ function templateOf(file: string) {
 }
 
 /** Keeps PgBouncer pointed at what etcd says. */
-async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life): Promise<void> {
+async function route(
+  config: Config,
+  console: pgbouncer.Console,
+  etcd: Etcd,
+  { signal, ready, alive }: Life,
+): Promise<void> {
   const keys = keysOf(config)
   const file = config.pgbouncerConfigTemplateFile
   const load = templateOf(file)
@@ -113,7 +90,6 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
     values = found
     hear()
   })
-  const link = adminLink(config)
   let first = true
   let said = false
   while (!signal.aborted) {
@@ -126,7 +102,7 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
       if (address) {
         const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
         const text = render(await load(), model)
-        await point(config, link, address, text, first)
+        await point(config, console, address, text, first)
         first = false
         log.cleared('proxy.point')
       } else if (seen) {
@@ -151,8 +127,7 @@ async function route(config: Config, etcd: Etcd, { signal, ready, alive }: Life)
 }
 
 /** The API of an app node: the PgBouncer half. */
-function handlers(config: Config, pauses: Keeper): Record<string, Handler> {
-  const console = pgbouncer.consoleOf(config)
+function handlers(config: Config, console: pgbouncer.Console, pauses: Keeper): Record<string, Handler> {
   return {
     ...poolerHandlers(console, pauses, config),
 
@@ -189,11 +164,11 @@ function handlers(config: Config, pauses: Keeper): Record<string, Handler> {
 async function proxy(config: Config, life: Life): Promise<void> {
   const { signal } = life
   const etcd = connect(config)
+  const console = pgbouncer.consoleOf(config)
   if (!config.api) {
-    await route(config, etcd, life)
+    await route(config, console, etcd, life)
     return etcd.close()
   }
-  const console = pgbouncer.consoleOf(config)
   const valve = {
     pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
     resume: () => pgbouncer.resume(console),
@@ -202,11 +177,19 @@ async function proxy(config: Config, life: Life): Promise<void> {
   await pauses.restore()
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
-  const api = await serve({ bind: config.bindAddress, tls, allowed, handlers: handlers(config, pauses) })
+  const api = await serve({
+    bind: config.bindAddress,
+    tls,
+    allowed,
+    handlers: handlers(config, console, pauses),
+  })
   const name = hostname()
   const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${api.port}` })
   const lease = { ttlMs: LEASE_MS, retryMs: config.etcdRetryInterval, signal }
-  await Promise.all([route(config, etcd, life), register(etcd, keysOf(config).proxies + name, entry, lease)])
+  await Promise.all([
+    route(config, console, etcd, life),
+    register(etcd, keysOf(config).proxies + name, entry, lease),
+  ])
   if (pauses.current())
     log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
   await pauses.idle()

@@ -19,16 +19,19 @@ import { now, since, sleep } from './wait.ts'
 const POKE_FILE = 'poke'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
+/** While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us. */
+const BUSY_FACTOR = 3
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 
-/** Follows Pacemaker, until the signal: calls `seen` with each new view, and `calm` after a look that found nothing new. */
+/** Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new; looks less while `busy`. */
 async function follow(
   config: Config,
   names: Names,
   { signal, alive }: Life,
   seen: (view: ClusterView) => Promise<void>,
   calm: () => void,
+  busy: () => boolean,
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
@@ -60,7 +63,8 @@ async function follow(
     } else {
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
-      await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
+      const poll = config.pacemakerPollInterval * (busy() ? BUSY_FACTOR : 1)
+      await sleep(afterlook ?? poll, wake.signal)
     }
   }
 }
@@ -132,7 +136,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
     bind: config.bindAddress,
     tls,
     allowed: allowedNames(config, tls),
-    handlers: nodeHandlers(config, names, pauses, () => view),
+    handlers: nodeHandlers(config, names, console, pauses, () => view),
   })
 
   // A key that was deleted or overwritten comes back, whoever did it.
@@ -164,6 +168,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
       await tell('pacemaker changed')
     },
     () => untold && tell('not told yet'),
+    () => pauses.current() !== null,
   )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(

@@ -68,21 +68,33 @@ test('without the file it works by polls', async () => {
 
 test('an address that cannot be looked up right now stays what it was', async () => {
   let works = true
+  let net = '10.0.0'
+  let asked = 0
   const book = addressBook(async (node) => {
+    asked += 1
     if (!works && node === 'pg01') throw new Failed('no DNS')
-    return `10.0.0.${node.slice(-1)}`
-  })
+    return `${net}.${node.slice(-1)}`
+  }, 0)
   const silent = process.stderr.write
   process.stderr.write = () => true
   try {
     await book(['pg01'])
     works = false
+    await book(['pg01'])
+    await until('it was looked up again', { timeoutMs: 1000, everyMs: 1 }, () => asked === 2)
     assert.equal(
       [...(await book(['pg01', 'pg02']))],
       [
         ['pg01', '10.0.0.1'],
         ['pg02', '10.0.0.2'],
       ],
+    )
+    works = true
+    net = '10.0.1'
+    await until(
+      'a new address is known soon',
+      { timeoutMs: 1000, everyMs: 1 },
+      async () => (await book(['pg01'])).get('pg01') === '10.0.1.1',
     )
   } finally {
     process.stderr.write = silent

@@ -23,6 +23,28 @@ export const ofPrimaries: Row[] = [
   },
   {
     does: 'monitor',
+    when: 'a primary was promoted a while ago: what could wait until now',
+    given: { ...primary, run: { promoted: '1 00000000000003E8' } },
+    code: PRIMARY,
+    changes: [
+      'call@pg01 withdrawn',
+      'vote@pg01 withdrawn',
+      'master-baseline@pg01=00000000000003E8',
+      ...isPrimary,
+      ...isSync('pg02'),
+      ...isPotential('pg03'),
+    ],
+    files: { 'run/pgcm-Postgresql/promoted': false },
+  },
+  {
+    does: 'monitor',
+    when: 'a primary was promoted just now: it leaves the CPU to its clients',
+    given: { ...primary, run: { promoted: '99999999999 00000000000003E8' } },
+    code: PRIMARY,
+    files: { 'run/pgcm-Postgresql/state': false },
+  },
+  {
+    does: 'monitor',
     when: 'a primary has the standbys it had',
     given: { ...primary, run: { state: 'primary pg02:streaming:sync pg03:streaming:potential' } },
     code: PRIMARY,

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { type ClusterView, moveId, type Names, view } from './cluster.ts'
 import { Failed, messageOf } from './errors.ts'
 import { sh } from './sh.ts'
-import { until } from './wait.ts'
+import { now, sleep, until } from './wait.ts'
 
 interface Bounds {
   timeoutMs: number
@@ -25,6 +25,9 @@ async function withFile<T>(text: string, body: (file: string) => Promise<T>): Pr
   }
 }
 
+/** A promotion is in the CIB some hundredths of a second after the agent has said so, or later on a busy machine. */
+const RIPENING_MS = 500
+
 /** A view, and the CIB it was made from. */
 export interface Snapshot {
   view: ClusterView
@@ -34,14 +37,21 @@ export interface Snapshot {
 /**
  * The cluster as this node's Pacemaker has it. crm_mon is given the very CIB that was read, so that roles, attributes and epochs
  * belong to one moment: two questions could give the old primary with the new epoch. Where nothing has changed since `last`,
- * that is what comes back.
+ * that is what comes back. A CIB that is not `ripe` is read again for a moment before it is looked at.
  */
 export async function takeSnapshot(
   names: Names,
   { timeoutMs, signal }: Bounds,
   last?: Snapshot,
+  ripe: (cib: string) => boolean = () => true,
 ): Promise<Snapshot> {
-  const cib = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
+  const read = () => sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
+  const start = now()
+  let cib = await read()
+  while (!ripe(cib.stdout) && now() - start < RIPENING_MS && !signal?.aborted) {
+    await sleep(10, signal)
+    cib = await read()
+  }
   if (cib.stdout === last?.cib) return last
   const monitor = await withFile(cib.stdout, (file) =>
     sh(['crm_mon', '--one-shot', '--output-as=xml'], {

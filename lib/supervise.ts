@@ -2,7 +2,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { serve } from './apiserver.ts'
 import { run } from './cli.ts'
-import { type ClusterView, type Names, primaryOf } from './cluster.ts'
+import { type ClusterView, type Names, primaryOf, promotionUnderWay } from './cluster.ts'
 import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life, stateDir } from './daemon.ts'
@@ -35,6 +35,7 @@ async function follow(
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
+  let pokedBefore = 0
   const poke = () => {
     poked += 1
     wake.abort()
@@ -44,10 +45,17 @@ async function follow(
   let last: Snapshot | undefined
   let looks = 0
   while (!signal.aborted) {
-    const pokedBefore = poked
+    const woken = poked !== pokedBefore
+    pokedBefore = poked
     wake = new AbortController()
     try {
-      const snapshot = await takeSnapshot(names, { timeoutMs: config.pacemakerGetTimeout, signal }, last)
+      const ripe = (cib: string) => !woken || !promotionUnderWay(cib, names, hostname())
+      const snapshot = await takeSnapshot(
+        names,
+        { timeoutMs: config.pacemakerGetTimeout, signal },
+        last,
+        ripe,
+      )
       log.cleared('pacemaker.read')
       if (snapshot !== last) {
         last = snapshot
@@ -63,8 +71,8 @@ async function follow(
     } else {
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
-      const poll = config.pacemakerPollInterval * (busy() ? BUSY_FACTOR : 1)
-      await sleep(afterlook ?? poll, wake.signal)
+      await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
+      if (busy()) await sleep((BUSY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
     }
   }
 }

@@ -174,11 +174,11 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     ...find(monitor, 'resources', 'resource'),
     ...find(monitor, 'resources', 'clone', 'resource'),
   ]
-  const prefix = `pgcm-${names.resource}-promoted-`
-  const promoted = find(cib, 'configuration', 'crm_config', 'cluster_property_set', 'nvpair')
-    .map(({ attributes: { name = '', value } }) => [name, Number(value)] as const)
-    .filter(([name, value]) => name.startsWith(prefix) && Number.isInteger(value))
-    .map(([name, value]) => [name.slice(prefix.length), value] as const)
+  const nodes = nodesOf(monitor, names)
+  const promoted = nodes.flatMap(({ name, attributes }) => {
+    const epoch = attributes[`${names.resource}-epoch`] ?? ''
+    return /^\d{1,10}$/.test(epoch) ? [[name, Number(epoch)] as const] : []
+  })
   return {
     quorum: dc?.with_quorum === 'true',
     dc: dc?.name ?? null,
@@ -191,7 +191,7 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     managed: clone?.attributes.managed !== 'false' && clone?.attributes.maintenance !== 'true',
     cib: `${admin_epoch}.${epoch}.${num_updates}`,
     epoch: { promoted: Math.max(0, ...promoted.map(([, value]) => value)), of: Object.fromEntries(promoted) },
-    nodes: nodesOf(monitor, names),
+    nodes,
     constraints: constraintsOf(cib, names.clone),
     failures: find(monitor, 'failures', 'failure').map(({ attributes: failure }) => ({
       resource: failure.op_key?.replace(/_[a-z-]+_\d+$/, '') ?? failure.id ?? '',

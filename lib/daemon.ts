@@ -1,3 +1,4 @@
+import { setFlagsFromString } from 'node:v8'
 import { version } from './cli.ts'
 import type { Parsed } from './config.ts'
 import { type Config, formatDuration, type ScriptName } from './config.ts'
@@ -35,6 +36,8 @@ export async function daemon(
   { file, fileHash }: Parsed,
   body: (life: Life) => Promise<void>,
 ): Promise<void> {
+  // A daemon that is idle for long would compile all its code anew when it matters.
+  setFlagsFromString('--no-flush-bytecode')
   const stop = new AbortController()
   for (const name of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) {
     process.on(name, () => {

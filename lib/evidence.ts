@@ -12,6 +12,7 @@ import {
   newestTimeline,
   parseControl,
   parseHistory,
+  walFile,
 } from './wal.ts'
 
 /** The number in a file; null where there is no such file. */
@@ -50,7 +51,15 @@ export async function readOurs(agent: Agent, signal: AbortSignal): Promise<Ours>
   const history = parseHistory(await readFile(join(wal, `${name}.history`), 'utf8').catch(() => ''))
   // After a crash right behind a promotion the last checkpoint is still one of the timeline before.
   const start = control.timeline === timeline ? control.redo : (history.at(-1)?.end ?? control.redo)
-  const words = asPostgres(agent, 'pg_waldump', `--path=${wal}`, `--timeline=${timeline}`, `--start=${start}`)
+  const words = asPostgres(
+    agent,
+    'pg_waldump',
+    `--path=${wal}`,
+    `--timeline=${timeline}`,
+    `--start=${start}`,
+    // Without a file pg_waldump learns their size from any, and one that was made for later says nothing yet.
+    walFile(timeline, start, control.segment),
+  )
   // Only the end matters, and pg_waldump always ends with an error: there is no record after the last.
   const { stdout: dump } = await sh(['sh', '-c', '"$@" 2>&1 | tail -n 3', 'sh', ...words], {
     timeoutMs: 600_000,

@@ -29,6 +29,8 @@ export interface Control {
   timeline: number
   checkpoint: string
   redo: string
+  /** Bytes of a WAL file. */
+  segment: number
   checksums: boolean
   walLogHints: boolean
 }
@@ -45,9 +47,18 @@ export function parseControl(text: string): Control {
     timeline: Number(value("Latest checkpoint's TimeLineID")),
     checkpoint: value('Latest checkpoint location'),
     redo: value("Latest checkpoint's REDO location"),
+    segment: Number(value('Bytes per WAL segment')),
     checksums: value('Data page checksum version') !== '0',
     walLogHints: value('wal_log_hints setting') === 'on',
   }
+}
+
+/** The name of the WAL file that holds a position. */
+export function walFile(timeline: number, position: string, segment: number): string {
+  const number = lsn(position) / BigInt(segment)
+  const perHigh = 0x1_0000_0000n / BigInt(segment)
+  const hex = (part: bigint) => part.toString(16).toUpperCase().padStart(8, '0')
+  return hex(BigInt(timeline)) + hex(number / perHigh) + hex(number % perHigh)
 }
 
 /** The position of the last record that pg_waldump printed, and what it was; undefined where it printed none. */

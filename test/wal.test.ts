@@ -1,6 +1,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { compare, lastRecord, lsn, newestTimeline, parseControl, parseHistory } from '../lib/wal.ts'
+import { compare, lastRecord, lsn, newestTimeline, parseControl, parseHistory, walFile } from '../lib/wal.ts'
 
 test('an LSN is two halves of one number', () => {
   assert.is(lsn('0/3000148'), 0x3000148n)
@@ -35,6 +35,13 @@ test('the newest timeline is told by the WAL files', () => {
   assert.is(newestTimeline([]), 0)
 })
 
+test('the file that holds a position', () => {
+  const mib = 2 ** 20
+  assert.is(walFile(129, '0/5D2D620', 16 * mib), '000000810000000000000005')
+  assert.is(walFile(9, 'A1/FF000028', 16 * mib), '00000009000000A1000000FF')
+  assert.is(walFile(9, '1/40000000', 1024 * mib), '000000090000000100000001')
+})
+
 test('pg_controldata', () => {
   const text = `pg_control version number:            1300
 Database system identifier:           7312345678901234567
@@ -43,6 +50,7 @@ Latest checkpoint location:           0/3000148
 Latest checkpoint's REDO location:    0/3000148
 Latest checkpoint's TimeLineID:       9
 wal_log_hints setting:                on
+Bytes per WAL segment:                16777216
 Data page checksum version:           1
 `
   assert.equal(parseControl(text), {
@@ -51,6 +59,7 @@ Data page checksum version:           1
     timeline: 9,
     checkpoint: '0/3000148',
     redo: '0/3000148',
+    segment: 16777216,
     checksums: true,
     walLogHints: true,
   })

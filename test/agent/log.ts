@@ -16,8 +16,6 @@ export function brief(line: string): string[] {
       if (value === undefined && !words.includes('-U')) return []
       return [`${name}=${value ?? after('-U')}${words.includes('-p') ? ' private' : ''}`]
     }
-    case 'crm_attribute':
-      return [`cib ${after('--name').replace('pgcm-Postgresql-', '')}=${after('--update')}`]
     case 'crm_resource':
       return [`cleanup ${after('--node')}`]
     case 'psql':

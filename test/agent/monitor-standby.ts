@@ -86,8 +86,24 @@ export const ofStandbys: Row[] = [
   },
   {
     does: 'monitor',
-    when: 'a standby is alone and two nodes say that they are primary',
-    given: { ...alone, attributes: { ...PG02_IS_PRIMARY, 'status@pg03': 'PRI', 'score@pg01': '10' } },
+    when: 'a standby is alone and two nodes say that they are primary: it follows the newer one',
+    given: {
+      ...alone,
+      promoted: { pg02: 10, pg03: 11 },
+      attributes: { ...PG02_IS_PRIMARY, 'status@pg03': 'PRI' },
+    },
+    code: OK,
+    changes: ['position', 'HUP'],
+    files: { 'tmp/replication.conf': to(3) },
+  },
+  {
+    does: 'monitor',
+    when: 'a standby is alone and two nodes say that they are primary of the same epoch',
+    given: {
+      ...alone,
+      promoted: { pg02: 10, pg03: 10 },
+      attributes: { ...PG02_IS_PRIMARY, 'status@pg03': 'PRI', 'score@pg01': '10' },
+    },
     code: OK,
     files: { 'tmp/replication.conf': false },
   },
@@ -109,8 +125,8 @@ export const ofStandbys: Row[] = [
   },
   {
     does: 'monitor',
-    when: 'a standby is alone and the CIB cannot be read',
-    given: { ...alone, attributes: PG02_IS_PRIMARY, broken: { cib: '' } },
+    when: 'a standby is alone and the primary has not told its epoch yet',
+    given: { ...alone, promise: 10, promoted: {}, attributes: PG02_IS_PRIMARY },
     code: OK,
     changes: ['position'],
     files: { 'tmp/replication.conf': false },

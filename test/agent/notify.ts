@@ -224,10 +224,9 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify post-promote pg02',
-    when: 'it was demoted and is stopped: two that say PRI would be none to the others',
+    when: 'it was demoted and is stopped: it leaves the CPU to the new primary',
     given: died,
     code: OK,
-    changes: ['status@pg01=STOP'],
     files: { 'run/pgcm-Postgresql/demoted': '' },
   },
   {

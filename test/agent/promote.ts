@@ -17,7 +17,7 @@ const asking = (attributes: Record<string, string>): Given => ({
   attributes: { 'call@pg01': '17', ...attributes },
 })
 const gaveUp = ['call@pg01 withdrawn', 'vote@pg01 withdrawn']
-const isPromoted = ['cib promoted-pg01=17', 'promote', ...isPrimary]
+const isPromoted = ['promote', ...isPrimary]
 const lost = (winner: string, score = 100) => [`score@${winner}=${score}`, 'score@pg01=1', ...gaveUp]
 
 export const promotes: Row[] = [
@@ -208,14 +208,6 @@ export const promotes: Row[] = [
     reason: 'cannot write to the disk',
     changes: 'any',
     check: (world) => (world.changes.includes('promote') ? 'promoted to any timeline' : undefined),
-  },
-  {
-    does: 'promote',
-    when: 'the CIB cannot be written',
-    given: { ...candidate, broken: { cib: '' } },
-    code: FAILED,
-    reason: 'cannot write epoch 17 to the CIB',
-    changes: 'any',
   },
   {
     does: 'promote',

@@ -60,7 +60,7 @@ export class Rig {
     const dir = mkdtempSync(join(tmpdir(), 'pgcm-rig-'))
     chmodSync(dir, 0o755)
     const rig = new Rig(dir, bindir, await freePort())
-    for (const name of ['attrs', 'cib']) mkdirSync(join(dir, name))
+    mkdirSync(join(dir, 'attrs'))
     for (const node of NODES) {
       mkdirSync(rig.path(node, 'sock'), { recursive: true })
       writeFileSync(rig.path(node, 'postgresql.conf'), rig.configuration(node))

@@ -57,7 +57,7 @@ export const stands = (node: string, status: string, dataStatus: string, score: 
   `data-status@${node}=${dataStatus}`,
   `score@${node}=${score}`,
 ]
-export const isPrimary = stands('pg01', 'PRI', 'LATEST', 1000)
+export const isPrimary = ['epoch@pg01=17', ...stands('pg01', 'PRI', 'LATEST', 1000)]
 export const isStopped = stands('pg01', 'STOP', 'DISCONNECT', '-INFINITY')
 export const isSync = (node: string) => stands(node, 'HS:sync', 'STREAMING|SYNC', 100)
 export const isPotential = (node: string) => stands(node, 'HS:potential', 'STREAMING|POTENTIAL', 10)

@@ -54,7 +54,7 @@ export interface Given {
   run?: Record<string, string | number>
   /** Node attributes, `name@node`, `score@node` for the promotion score. */
   attributes?: Record<string, string>
-  /** The epoch that each node has written to the CIB as promoted. */
+  /** The epoch in which each node says that it was promoted. */
   promoted?: Record<string, number>
   /** Timelines that have a history file, with parent and place of the fork or without, and placeholders. */
   history?: (number | [timeline: number, parent: number, fork: string])[]
@@ -119,7 +119,7 @@ export class World {
 
   private lay(): void {
     const { given } = this
-    for (const dir of ['data/pg_wal', 'tmp', 'run/pgcm-Postgresql', 'attrs', 'cib', 'broken', 'sock'])
+    for (const dir of ['data/pg_wal', 'tmp', 'run/pgcm-Postgresql', 'attrs', 'broken', 'sock'])
       mkdirSync(this.path(dir), { recursive: true })
     cpSync(join(STUBS, 'bindir'), this.path('bindir'), { recursive: true })
     this.write('log', '')
@@ -137,7 +137,7 @@ export class World {
       this.write(`run/pgcm-Postgresql/${name}`, value)
     for (const [name, value] of Object.entries(given.attributes ?? {})) this.write(attributeFile(name), value)
     for (const [name, value] of Object.entries(given.promoted ?? {}))
-      this.write(`cib/pgcm-Postgresql-promoted-${name}`, value)
+      this.write(attributeFile(`epoch@${name}`), value)
     for (const entry of given.history ?? []) {
       const [number, parent, fork] = typeof entry === 'number' ? [entry, 1, '0/100'] : entry
       this.write(historyFile(number), `${parent}\t${fork}\tno recovery target specified`)

@@ -26,18 +26,21 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/** Writes the file if it is not so already, and makes PgBouncer do what it says. False: there was nothing to do. */
+/**
+ * Writes the file if it is not so already, and makes PgBouncer do what it says; `sure`: it was seen to do what the file says.
+ * False: there was nothing to do.
+ */
 async function point(
   config: Config,
   console: pgbouncer.Console,
   address: string,
   text: string,
-  first: boolean,
+  sure: boolean,
 ): Promise<boolean> {
   const start = now()
   const file = config.pgbouncerConfigFile
   const old = await readFile(file, 'utf8').catch(() => null)
-  if (text === old && !first) return false
+  if (text === old && sure) return false
   if (text !== old) await writeAtomically(file, text, 0o640)
   const wrote = since(start)
   await pgbouncer.session(console, async (query) => {
@@ -103,7 +106,7 @@ async function route(
     const drift = published.primary !== null && published.primary.value !== did.pointed()
     return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
   })
-  let first = true
+  let sure = false
   let said = false
   while (!signal.aborted) {
     const before = news
@@ -116,8 +119,8 @@ async function route(
       if (address) {
         const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
         const text = render(await load(), model)
-        if (await point(config, console, address, text, first)) did.note(address, start)
-        first = false
+        if (await point(config, console, address, text, sure)) did.note(address, start)
+        sure = true
         log.cleared('proxy.point')
       } else if (seen) {
         log.trouble('proxy.no-primary', {
@@ -127,6 +130,7 @@ async function route(
       }
       if (address) log.cleared('proxy.no-primary')
     } catch (error) {
+      sure = false // the file may be written, and PgBouncer not know of it
       did.note(undefined, start)
       log.trouble('proxy.point', { error, kept: 'the file as it was' })
       pause = config.pgbouncerRetryInterval

@@ -126,6 +126,14 @@ test('pgcm-proxy tells what it read, where it points PgBouncer, and whether that
         'pgcm_trouble{event="proxy.point"}': 1,
       })
       assert.ok((failing['pgcm_reloads_total{result="failed"}'] ?? 0) > 0)
+      bouncer.state.refuses = false
+      await shows({
+        'pgcm_pointed{address="10.0.0.2"}': 1,
+        pgcm_drift: 0,
+        pgcm_reload_ok: 1,
+        'pgcm_trouble{event="proxy.point"}': 0,
+      })
+
       store.put('/postgres/cluster', cluster(7, null))
       await shows({ 'pgcm_published_primary{node="",address="10.0.0.2"}': 0 })
 

@@ -203,7 +203,8 @@ async function supervise(config: Config, life: Life): Promise<void> {
     },
     () => {
       lookedAt = now()
-      if (untold) tell('not told yet')
+      // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
+      if (untold || drift()) tell('not told yet')
     },
     () => pauses.current() !== null,
   )

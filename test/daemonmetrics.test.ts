@@ -237,6 +237,21 @@ test('a reader that holds its connections stops nothing', async () => {
   })
 })
 
+test('a key that vanishes as it is written comes back', async () => {
+  await world(async ({ store, dir, flags }) => {
+    const env = { PATH: pacemaker(dir, 'trixie-healthy'), RUNTIME_DIRECTORY: dir }
+    const put = store.put.bind(store)
+    let puts = 0
+    store.put = (key, ...rest) => {
+      put(key, ...rest)
+      if (key === '/postgres/cluster' && ++puts === 1) store.delete(key)
+    }
+    await withDaemon('supervise', [...flags, '--bind-address=127.0.0.1:0'], env, async () => {
+      await soon('the key is back', () => puts > 1 && store.keys.has('/postgres/cluster'))
+    })
+  })
+})
+
 test('an address that cannot be had ends a daemon before it has done anything, with one line', async () => {
   const taken = await freePort()
   const blocker = createServer()

@@ -12,14 +12,14 @@ const alerts = [...readFileSync(file, 'utf8').matchAll(/- alert: (\S+)/g)].map((
 
 type Series = Record<string, string>
 
-/** Promtool's shorthand: the value now and for an hour, a sample each 5 s. */
-const steady = (value: number) => `${value}x720`
+/** Promtool's shorthand: the value for 20 minutes, a sample each 5 s. */
+const steady = (value: number) => `${value}x240`
 const on = (job: string, instance: string, labels = '') =>
   `{cluster="main",job="pgcm-${job}",instance="${instance}"${labels && `,${labels}`}}`
 
 const NODES = ['pg01', 'pg02', 'pg03']
 
-/** An hour of a cluster that is well: pg01 is primary. */
+/** A cluster that is well: pg01 is primary. */
 function healthy(): Series {
   const series: Series = {}
   const say = (name: string, where: string, value: number) => {
@@ -98,7 +98,7 @@ const story = (what: string, changes: Change[], quiet: number, then: number, ...
 })
 
 const stories: Story[] = [
-  story('all is well for an hour', [], 1800, 3600),
+  story('all is well', [], 600, 1000),
   story('etcd names no primary', [['pgcm_published_primary', 0]], 25, 40, 'PgcmNoPrimary'),
   story('nobody sees a primary', [['pgcm_seen_primary', 0]], 25, 40, 'PgcmNoPrimary'),
   story(
@@ -112,7 +112,7 @@ const stories: Story[] = [
     40,
     'PgcmNoPrimary',
   ),
-  story('a failover of 25 s', [['pgcm_published_primary', '1x3 0x4 1x720']], 60, 300),
+  story('a failover of 25 s', [['pgcm_published_primary', '1x3 0x4 1x240']], 60, 300),
   story('two are promoted', [['pgcm_promoted_here', 1, pg02]], 10, 25, 'PgcmTwoPrimaries'),
   story(
     'two views have two primaries',
@@ -150,28 +150,28 @@ const stories: Story[] = [
   story(
     'a pause that should be over',
     [
-      ['pgcm_paused', '0x1 1x720', pg01],
-      ['pgcm_paused_until_timestamp_seconds', '0x1 15x720', pg01],
+      ['pgcm_paused', '0x1 1x240', pg01],
+      ['pgcm_paused_until_timestamp_seconds', '0x1 15x240', pg01],
     ],
     30,
     40,
     'PgcmPauseOverdue',
   ),
-  story('a planned failover', [['pgcm_paused', '0x4 1x2 0x720']], 60, 300),
+  story('a planned failover', [['pgcm_paused', '0x4 1x2 0x240']], 60, 300),
   story('a proxy at odds', [['pgcm_drift', 1, `job="pgcm-proxy",${app01}`]], 25, 35, 'PgcmDrift'),
   story('a supervise at odds', [['pgcm_drift', 1, `job="pgcm-supervise",${pg02}`]], 25, 35, 'PgcmDrift'),
   story('a RELOAD that fails', [['pgcm_reload_ok', 0, app01]], 25, 35, 'PgcmReloadFailing'),
   story(
     'one daemon cannot read etcd',
-    [['pgcm_etcd_read_age_seconds', '1+5x720', app01]],
+    [['pgcm_etcd_read_age_seconds', '1+5x240', app01]],
     40,
     60,
     'PgcmKeyStale',
   ),
-  story('nobody can', [['pgcm_etcd_read_age_seconds', '1+5x720']], 25, 35, 'PgcmEtcdUnreachable'),
+  story('nobody can', [['pgcm_etcd_read_age_seconds', '1+5x240']], 25, 35, 'PgcmEtcdUnreachable'),
   story(
     'nobody can for a minute',
-    [['pgcm_etcd_read_age_seconds', '1+5x720']],
+    [['pgcm_etcd_read_age_seconds', '1+5x240']],
     25,
     60,
     'PgcmEtcdUnreachable',
@@ -181,7 +181,7 @@ const stories: Story[] = [
   story('a node alone', [['pgcm_quorum', 0, pg02]], 10, 20, 'PgcmNoQuorum'),
   story(
     'a Pacemaker that hangs',
-    [['pgcm_pacemaker_view_age_seconds', '1+5x720', pg02]],
+    [['pgcm_pacemaker_view_age_seconds', '1+5x240', pg02]],
     25,
     35,
     'PgcmPacemakerUnreadable',
@@ -192,7 +192,7 @@ const stories: Story[] = [
   story(
     'a machine without power',
     [
-      ['up', '1x5 0x720', pg02],
+      ['up', '1x5 0x240', pg02],
       ['pgcm_promoted_here', gone(0), pg02],
       ['pgcm_seen_primary', gone(0), pg02],
       ['pgcm_seen_primary', gone(1), `${pg02},node="pg01"`],
@@ -207,7 +207,7 @@ const stories: Story[] = [
   ),
   story(
     'a daemon that starts each minute',
-    [['process_start_time_seconds', '60x11 120x11 180x11 240x11 300x720', `job="pgcm-proxy",${app01}`]],
+    [['process_start_time_seconds', '60x11 120x11 180x11 240x11 300x240', `job="pgcm-proxy",${app01}`]],
     120,
     240,
     'PgcmRestarting',
@@ -246,7 +246,7 @@ test('each alert is raised by its stories when it should be, and no other is', a
     name: 'an old version on one machine',
     interval: '5s',
     input_series: Object.entries(versions).map(([series, values]) => ({ series, values })),
-    promql_expr_test: [at(3595, []), at(3600, ['PgcmVersionDiffers'])],
+    promql_expr_test: [at(895, []), at(900, ['PgcmVersionDiffers'])],
   })
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-alerts-'))
   try {

@@ -49,7 +49,7 @@ export async function withDaemon(
       .filter((line) => line.startsWith('{') && line.endsWith('}'))
       .map((line) => JSON.parse(line) as Event)
   const happened = async (event: string) => {
-    const found = until(`it says ${event}`, { timeoutMs: 20_000, everyMs: 10 }, () =>
+    const found = until(`it says ${event}`, { timeoutMs: 60_000, everyMs: 10 }, () =>
       events().find((each) => each.event === event),
     )
     const early = ended.then((code) => {
@@ -70,7 +70,7 @@ export async function withDaemon(
         let seen: Record<string, number> = {}
         const [names, like] = [Object.keys(wanted), JSON.stringify(wanted)]
         const pick = () => JSON.stringify(Object.fromEntries(names.map((name) => [name, seen[name]])))
-        await until(`it shows ${like}`, { timeoutMs: 10_000, everyMs: 50 }, async () => {
+        await until(`it shows ${like}`, { timeoutMs: 30_000, everyMs: 50 }, async () => {
           seen = values(await page().catch(() => ''))
           return pick() === like
         }).catch((error) => {

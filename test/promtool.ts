@@ -12,7 +12,11 @@ export async function promtool(argv: string[], input?: string): Promise<string> 
     throw new Error(
       'there is no promtool: as root on Debian, test/run unpacks it; elsewhere install Prometheus',
     )
-  const result = await sh([program, ...argv], { okCodes: [0, 1], ...(input !== undefined && { input }) })
+  const result = await sh([program, ...argv], {
+    okCodes: [0, 1],
+    timeoutMs: 120_000,
+    ...(input !== undefined && { input }),
+  })
   if (result.code !== 0) throw new Error(`promtool ${argv.join(' ')}\n${result.stdout}${result.stderr}`)
   return result.stdout + result.stderr
 }

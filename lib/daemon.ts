@@ -4,6 +4,9 @@ import type { Parsed } from './config.ts'
 import { type Config, formatDuration, type ScriptName } from './config.ts'
 import { messageOf } from './errors.ts'
 import { log } from './log.ts'
+import { metrics } from './metrics.ts'
+import { serveMetrics } from './metricsserver.ts'
+import { logSamples, processSamples } from './samples.ts'
 import { sh } from './sh.ts'
 import { sleep } from './wait.ts'
 
@@ -30,10 +33,24 @@ const SILENCE_MS = 15_000
 export const stateDir = (config: Config, script: ScriptName): string =>
   config.stateDir || process.env.STATE_DIRECTORY?.split(':')[0] || `/var/lib/pgcm/${script}`
 
+/** What a daemon says of itself, and where: `supervise-metrics-address` or `proxy-metrics-address`. Throws `Refused`. */
+async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Parsed) {
+  const kind = script === 'proxy' && config.api ? 'app' : 'postgres'
+  const built = { daemon: script, kind, version: version(), node_version: process.version }
+  metrics.collect(() => [
+    ['pgcm_build_info', 1, built],
+    ['pgcm_config_hash', Number.parseInt(fileHash || '0', 16), { kind }],
+    ...logSamples(log),
+    ...processSamples(),
+  ])
+  const address = script === 'supervise' ? config.superviseMetricsAddress : config.proxyMetricsAddress
+  return address ? serveMetrics(`${script}-metrics-address`, address, () => metrics.text()) : undefined
+}
+
 /** Runs a daemon until SIGTERM, SIGINT or SIGQUIT. A second signal changes nothing: it is ending already. */
 export async function daemon(
-  script: ScriptName,
-  { file, fileHash }: Parsed,
+  script: 'supervise' | 'proxy',
+  parsed: Parsed,
   body: (life: Life) => Promise<void>,
 ): Promise<void> {
   // A daemon that is idle for long would compile all its code anew when it matters.
@@ -59,6 +76,8 @@ export async function daemon(
     }
   }
 
+  const page = await watched(script, parsed)
+  const { file, fileHash } = parsed
   log.info('daemon.start', {
     script,
     version: version(),
@@ -79,5 +98,6 @@ export async function daemon(
   })
   stop.abort()
   await watching
+  page?.close()
   log.info('daemon.end')
 }

@@ -13,7 +13,7 @@ import type { Config } from './config.ts'
 import { Failed, messageOf, Refused } from './errors.ts'
 import { log } from './log.ts'
 import { etcdTls } from './tls.ts'
-import { sleep } from './wait.ts'
+import { now, sleep } from './wait.ts'
 
 /** No member gave an answer. */
 export class EtcdDown extends Failed {}
@@ -89,6 +89,7 @@ export function connect(config: Settings) {
   const members = membersOf(config)
   const full = (key: string) => Buffer.from(config.etcdNamespace + key)
   let preferred = 0
+  const seen = { readAt: now(), watching: false }
 
   /**
    * Runs a request on one member, and on the next ones when it fails or is slow. So a request may be carried out
@@ -151,6 +152,8 @@ export function connect(config: Settings) {
     ask,
     txn,
     read,
+    /** Of what is followed: when (of `now()`) it was last read, at first when this client was made; and whether a watch stands. */
+    seen: seen as Readonly<typeof seen>,
 
     async get(key: string): Promise<Value | null> {
       return (await read([key]))[key] ?? null
@@ -198,7 +201,10 @@ export function connect(config: Settings) {
       }
       const stop = () => wake.abort()
       signal.addEventListener('abort', stop)
-      const watch = watcher(members, keys.map(full), hint, signal)
+      const watching = (stands: boolean) => {
+        seen.watching = stands
+      }
+      const watch = watcher(members, keys.map(full), { hint, watching }, signal)
       let last: string | undefined
       while (!signal.aborted) {
         const hintsBefore = hintsAtRead
@@ -207,6 +213,7 @@ export function connect(config: Settings) {
         let pause = pollMs
         try {
           const values = await read(keys)
+          seen.readAt = now()
           log.cleared('etcd.read')
           const text = JSON.stringify(values)
           if (text !== last) {
@@ -237,8 +244,15 @@ export function connect(config: Settings) {
 
 export type Etcd = ReturnType<typeof connect>
 
-/** One watch stream on one member at a time. `hint` is called for whatever comes out of it. */
-function watcher(members: Member[], keys: Buffer[], hint: () => void, signal: AbortSignal) {
+interface Heard {
+  /** Called for whatever comes out of the stream. */
+  hint: () => void
+  /** Called when a watch was accepted, and when it is over. */
+  watching: (stands: boolean) => void
+}
+
+/** One watch stream on one member at a time. */
+function watcher(members: Member[], keys: Buffer[], { hint, watching }: Heard, signal: AbortSignal) {
   let current: IDuplexStream<IWatchRequest, IWatchResponse> | undefined
   let index = 0
   let failures = 0
@@ -249,6 +263,7 @@ function watcher(members: Member[], keys: Buffer[], hint: () => void, signal: Ab
     const over = (error?: unknown) => {
       if (signal.aborted || gone) return
       gone = true
+      watching(false)
       stream?.cancel()
       index += 1
       failures += 1
@@ -264,6 +279,7 @@ function watcher(members: Member[], keys: Buffer[], hint: () => void, signal: Ab
       opened.on('data', (response) => {
         if (response.canceled) return over(new Error(`watch cancelled by ${member.name}`))
         failures = 0
+        if (!gone) watching(true)
         log.cleared('etcd.watch')
         hint()
       })

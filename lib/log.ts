@@ -36,6 +36,12 @@ export function line(level: Level, event: string, fields: Fields, at: Date, json
 /** Logs to `sink` (stderr, so that stdout stays free for results). */
 export function logger(sink: Sink = process.stderr, state: { level: Level } = { level: 'info' }) {
   const open = new Map<string, { since: number; said: number; times: number }>()
+  const counts = new Map<string, { level: Level; event: string; times: number; lasts: boolean }>()
+  const count = (level: Level, event: string, lasts = false) => {
+    const key = `${level} ${event}`
+    const times = (counts.get(key)?.times ?? 0) + 1
+    counts.set(key, { level, event, times, lasts })
+  }
   const write = (level: Level, event: string, fields: Fields = {}) => {
     if (levels.indexOf(level) < levels.indexOf(state.level)) return
     sink.write(`${line(level, event, fields, new Date(), !sink.isTTY)}\n`)
@@ -46,11 +52,18 @@ export function logger(sink: Sink = process.stderr, state: { level: Level } = { 
     },
     debug: (event: string, fields?: Fields) => write('debug', event, fields),
     info: (event: string, fields?: Fields) => write('info', event, fields),
-    warn: (event: string, fields?: Fields) => write('warn', event, fields),
-    error: (event: string, fields?: Fields) => write('error', event, fields),
+    warn: (event: string, fields?: Fields) => {
+      count('warn', event)
+      write('warn', event, fields)
+    },
+    error: (event: string, fields?: Fields) => {
+      count('error', event)
+      write('error', event, fields)
+    },
 
     /** Something that goes wrong again and again is said when it begins and then every five minutes, with a count. */
     trouble(event: string, fields?: Fields): void {
+      count('error', event, true)
       const seen = open.get(event)
       if (!seen) open.set(event, { since: now(), said: now(), times: 1 })
       else {
@@ -71,6 +84,13 @@ export function logger(sink: Sink = process.stderr, state: { level: Level } = { 
       open.delete(event)
       write('info', `${event}.cleared`, { ...fields, times: seen.times, elapsed: since(seen.since) })
     },
+
+    /** How often each warning and error came up, written or not; `lasting` says of a trouble whether it is still there. */
+    counts: () =>
+      [...counts.values()].map(({ lasts, ...counted }) => ({
+        ...counted,
+        lasting: lasts ? open.has(counted.event) : null,
+      })),
   }
 }
 

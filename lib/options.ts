@@ -246,6 +246,22 @@ export const options = [
     help: "where a pause's expiry is kept; empty: $STATE_DIRECTORY of systemd, else /var/lib/pgcm/<script>",
   },
 
+  // Metrics. Both daemons of a Postgres node read one file, so each has an option of its own.
+  {
+    name: 'supervise-metrics-address',
+    type: 'string',
+    default: '127.0.0.1:7432',
+    scripts: ['supervise'],
+    help: 'where Prometheus reads pgcm-supervise, [host]:port; empty, in the file or the environment: nowhere',
+  },
+  {
+    name: 'proxy-metrics-address',
+    type: 'string',
+    default: '127.0.0.1:7433',
+    scripts: ['proxy'],
+    help: 'where Prometheus reads pgcm-proxy, [host]:port; empty, in the file or the environment: nowhere',
+  },
+
   // Pacemaker
   {
     name: 'pacemaker-resource',

@@ -10,30 +10,37 @@ import { Failed, messageOf } from './errors.ts'
 import { connect, type Etcd, type Value } from './etcd.ts'
 import { register } from './etcdlease.ts'
 import { log } from './log.ts'
+import { measured } from './measured.ts'
+import { metrics } from './metrics.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { addressOf } from './pacemaker.ts'
 import { type Keeper, keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { component, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
 import { keysOf, parseCluster } from './publish.ts'
+import { reloads } from './reloads.ts'
 import { modelOf, render, template } from './render.ts'
+import { etcdSamples, pauseSamples, publishedSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/** Writes the file if it is not so already, and makes PgBouncer do what it says. */
+/**
+ * Writes the file if it is not so already, and makes PgBouncer do what it says; `sure`: it was seen to do what the file says.
+ * False: there was nothing to do.
+ */
 async function point(
   config: Config,
   console: pgbouncer.Console,
   address: string,
   text: string,
-  first: boolean,
-): Promise<void> {
+  sure: boolean,
+): Promise<boolean> {
   const start = now()
   const file = config.pgbouncerConfigFile
   const old = await readFile(file, 'utf8').catch(() => null)
-  if (text === old && !first) return
+  if (text === old && sure) return false
   if (text !== old) await writeAtomically(file, text, 0o640)
   const wrote = since(start)
   await pgbouncer.session(console, async (query) => {
@@ -53,6 +60,7 @@ async function point(
     const why = 'they hung on an address that is no longer the primary'
     log.warn('pgbouncer.dropped', { connections: dropped, why })
   }
+  return true
 }
 
 /** The compiled template, made anew when the file has changed. */
@@ -90,7 +98,15 @@ async function route(
     values = found
     hear()
   })
-  let first = true
+  const did = reloads()
+  metrics.collect(() => {
+    const always = [...etcdSamples(etcd.seen), ...did.samples()]
+    if (!values) return always
+    const published = { primary: values[keys.primary] ?? null, cluster: values[keys.cluster] ?? null }
+    const drift = published.primary !== null && published.primary.value !== did.pointed()
+    return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
+  })
+  let sure = false
   let said = false
   while (!signal.aborted) {
     const before = news
@@ -98,12 +114,13 @@ async function route(
     wake = new AbortController()
     const seen = values as Record<string, Value | null> | null
     const address = seen?.[keys.primary]?.value
+    const start = now()
     try {
       if (address) {
         const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
         const text = render(await load(), model)
-        await point(config, console, address, text, first)
-        first = false
+        if (await point(config, console, address, text, sure)) did.note(address, start)
+        sure = true
         log.cleared('proxy.point')
       } else if (seen) {
         log.trouble('proxy.no-primary', {
@@ -113,6 +130,8 @@ async function route(
       }
       if (address) log.cleared('proxy.no-primary')
     } catch (error) {
+      sure = false // the file may be written, and PgBouncer not know of it
+      did.note(undefined, start)
       log.trouble('proxy.point', { error, kept: 'the file as it was' })
       pause = config.pgbouncerRetryInterval
     }
@@ -175,13 +194,14 @@ async function proxy(config: Config, life: Life): Promise<void> {
   }
   const pauses = keeper(valve, join(stateDir(config, 'proxy'), 'pause.json'))
   await pauses.restore()
+  metrics.collect(() => pauseSamples(pauses.current()))
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
   const api = await serve({
     bind: config.bindAddress,
     tls,
     allowed,
-    handlers: handlers(config, console, pauses),
+    handlers: measured(handlers(config, console, pauses)),
   })
   const name = hostname()
   const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${api.port}` })

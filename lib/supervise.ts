@@ -8,11 +8,14 @@ import type { Config } from './config.ts'
 import { daemon, type Life, stateDir } from './daemon.ts'
 import { connect, type Value } from './etcd.ts'
 import { log } from './log.ts'
+import { measured } from './measured.ts'
+import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
 import { type Snapshot, takeSnapshot } from './pacemaker.ts'
 import { keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import { Behind, keysOf, publish } from './publish.ts'
+import { Behind, decide, keysOf, publish } from './publish.ts'
+import { etcdSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
 
@@ -84,12 +87,25 @@ async function supervise(config: Config, life: Life): Promise<void> {
   const keys = keysOf(config)
   const book = addressBook()
   let view: ClusterView | null = null
+  let lookedAt = now()
+  let addresses = new Map<string, string | null>()
   let publishing: Promise<void> = Promise.resolve()
   let known: Record<string, Value | null> | null = null
   let behindSince: number | undefined
   let untold = false
   let later: NodeJS.Timeout | undefined
   signal.addEventListener('abort', () => clearTimeout(later), { once: true })
+
+  const published = () =>
+    known && { primary: known[keys.primary] ?? null, cluster: known[keys.cluster] ?? null }
+
+  /** Whether etcd says something else than this node. Without quorum it has no say, so it cannot be at odds. */
+  function drift(): boolean {
+    const found = published()
+    return Boolean(
+      found && view?.quorum && !('keep' in decide(found, publication(view, addresses, new Date()))),
+    )
+  }
 
   /** Sees to it that etcd is told what this node sees, by this node or by one that is nearer to it. */
   function tell(reason: string): Promise<void> {
@@ -108,7 +124,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
       if (!view?.quorum || signal.aborted) return
       const start = now()
       try {
-        const addresses = await book(view.nodes.map((node) => node.name))
+        addresses = await book(view.nodes.map((node) => node.name))
         const wrote = await publish(etcd, keys, publication(view, addresses, new Date()), known)
         behindSince = undefined
         untold = false
@@ -139,12 +155,21 @@ async function supervise(config: Config, life: Life): Promise<void> {
   }
   const pauses = keeper(valve, join(stateDir(config, 'supervise'), 'pause.json'))
   await pauses.restore()
+  metrics.collect(() => {
+    const always = [
+      ...viewSamples(view, lookedAt, hostname()),
+      ...etcdSamples(etcd.seen),
+      ...pauseSamples(pauses.current()),
+    ]
+    const found = published()
+    return found ? [...always, ...publishedSamples(found), ['pgcm_drift', Number(drift())]] : always
+  })
   const tls = apiTls(config)
   const api = await serve({
     bind: config.bindAddress,
     tls,
     allowed: allowedNames(config, tls),
-    handlers: nodeHandlers(config, names, console, pauses, () => view),
+    handlers: measured(nodeHandlers(config, names, console, pauses, () => view)),
   })
 
   // A key that was deleted or overwritten comes back, whoever did it.
@@ -163,6 +188,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
     life,
     async (seen) => {
       view = seen
+      lookedAt = now()
       const found = primaryOf(seen)?.name ?? null
       if (found !== primary)
         log.info('primary.seen', {
@@ -175,7 +201,11 @@ async function supervise(config: Config, life: Life): Promise<void> {
       primary = found
       await tell('pacemaker changed')
     },
-    () => untold && tell('not told yet'),
+    () => {
+      lookedAt = now()
+      // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
+      if (untold || drift()) tell('not told yet')
+    },
     () => pauses.current() !== null,
   )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.

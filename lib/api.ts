@@ -1,8 +1,10 @@
+import { setMaxListeners } from 'node:events'
 import grpc from '@grpc/grpc-js'
 import { Failed } from './errors.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { blockersKey, date, definition, type Rpc, type Timestamp } from './proto.ts'
 import type { Tls } from './tls.ts'
+import type { Outcome, Transaction } from './transactions.ts'
 
 /** An open transaction (or session) that keeps a PgBouncer from pausing. */
 export interface Blocker {
@@ -81,6 +83,7 @@ export function connect(address: string, tls: Tls | null) {
         },
       )
       const abort = () => running.cancel()
+      if (signal) setMaxListeners(0, signal) // one for each machine is no leak
       if (signal?.aborted) abort()
       else signal?.addEventListener('abort', abort, { once: true })
     })
@@ -108,10 +111,10 @@ export function connect(address: string, tls: Tls | null) {
       return { createdAt: at(reply.created_at), expiresAt: at(reply.expires_at) }
     },
 
+    /** `stallMs` is how long its longest waiting client had waited. */
     async resume({ owner = '', ...options }: Call & { owner?: string }) {
-      return {
-        createdAt: at((await call<{ created_at: Timestamp }>('resume', { owner }, options)).created_at),
-      }
+      const reply = await call<{ created_at: Timestamp; stall_ms: number }>('resume', { owner }, options)
+      return { createdAt: at(reply.created_at), stallMs: reply.stall_ms }
     },
 
     /** Asks Pacemaker to move the promoted role; returns once it is asked, not once it has moved. */
@@ -148,8 +151,32 @@ export function connect(address: string, tls: Tls | null) {
       return { elapsedMs: (await call<{ elapsed_ms: number }>('routed', request, options)).elapsed_ms }
     },
 
+    /** The transactions of clients, on the primary, that are older than this; the oldest first. */
+    async transactions({ olderThanMs, ...options }: Call & { olderThanMs: number }): Promise<Transaction[]> {
+      const request = { older_than_ms: olderThanMs }
+      const reply = await call<{ transactions: Wired[] }>('transactions', request, options)
+      return reply.transactions.map(({ age_ms: ageMs, ...rest }) => ({ ...rest, ageMs }))
+    },
+
+    /** Ends exactly these, on the primary: what is over already, or another transaction by now, is left alone. */
+    async terminate({
+      transactions,
+      ...options
+    }: Call & { transactions: Transaction[] }): Promise<Outcome[]> {
+      const request = { transactions: transactions.map(({ pid, since }) => ({ pid, since })) }
+      return (await call<{ outcomes: Outcome[] }>('terminate', request, options)).outcomes
+    },
+
+    /** Brings a stopped former primary back where its data is clean; gives the receipt of pgcm-rejoin there. */
+    async rejoin({ timeoutMs, ...options }: Call & { timeoutMs: number }): Promise<Record<string, unknown>> {
+      const { json } = await call<{ json: string }>('rejoin', { timeout_ms: timeoutMs }, options)
+      return JSON.parse(json.trim().split('\n').at(-1) ?? '')
+    },
+
     close: () => client.close(),
   }
 }
+
+type Wired = Omit<Transaction, 'ageMs'> & { age_ms: number }
 
 export type Api = ReturnType<typeof connect>

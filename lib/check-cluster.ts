@@ -32,7 +32,7 @@ export const clusterChecks: Record<string, Check> = {
     const who = `${lock.command} (pid ${lock.pid}) on ${lock.host} since ${lock.since}`
     return [
       lock.dead
-        ? warn(`held by ${who}, which was killed: its lease has to run out first`)
+        ? warn(`held by ${who}, which was killed: it is taken over`)
         : fail(`held by ${who}`, 'If that one was killed, its lease runs out within 15 s.'),
     ]
   },
@@ -49,11 +49,45 @@ export const clusterChecks: Record<string, Check> = {
     )
   },
 
-  fencing: (survey) =>
-    unless(
-      [clusterOf(survey)?.fencing === false && warn('is off: a node that hangs cannot be stopped')],
-      'is on',
-    ),
+  // A node that does not answer either is the business of `api`.
+  nodes: (survey, { target }) => {
+    const needed = [primaryOf(survey)?.name, target?.name]
+    return unless(
+      nodes(survey).map((node) => {
+        const silent = !members(survey).some(({ name }) => name === node.name)
+        const say = needed.includes(node.name) ? fail : warn
+        if (node.unclean) return say(`${node.name} is unclean: Pacemaker wants it fenced`)
+        if (!node.online) return silent ? undefined : say(`${node.name} is not online`)
+        if (node.pending || node.shutdown)
+          return say(`${node.name} is ${node.pending ? 'joining' : 'leaving'}`)
+        if (node.blocked) return say(`${node.name}: Pacemaker can do nothing with PostgreSQL there`)
+        return node.underway ? say(`${node.name} is ${node.underway.toLowerCase()}`) : undefined
+      }),
+      'at rest',
+    )
+  },
+
+  fencing: (survey) => {
+    const view = clusterOf(survey)
+    if (view?.fencing === false) return [warn('is off: a node that hangs cannot be stopped')]
+    const failed = members(survey).find(({ status }) => status.failedFencings)?.status.failedFencings ?? []
+    return unless(
+      [
+        view?.fenceDevices.length === 0 &&
+          fail('no device is started: a node that hangs cannot be stopped', 'crm_mon shows why.'),
+        ...(view?.fenceDevices.length ? (view.idleFenceDevices ?? []) : []).map((id) =>
+          warn(`${id} is not started`),
+        ),
+        ...failed.map(({ target, action, at, reason }) =>
+          warn(
+            `${action} of ${target} failed at ${at}${reason ? `: ${reason}` : ''}`,
+            `stonith_admin --cleanup --history=${target}, once the cause is cured.`,
+          ),
+        ),
+      ],
+      `works: ${view?.fenceDevices.join(', ')}`,
+    )
+  },
 
   maintenance: (survey, { target }) => {
     const needed = [primaryOf(survey)?.name, target?.name]
@@ -61,6 +95,8 @@ export const clusterChecks: Record<string, Check> = {
       [
         clusterOf(survey)?.maintenance &&
           fail('the cluster is in maintenance mode', 'Pacemaker moves nothing until that is over.'),
+        clusterOf(survey)?.managed === false &&
+          fail('PostgreSQL is unmanaged', 'Pacemaker moves nothing until that is over.'),
         ...nodes(survey).map((node) => {
           const mode = node.maintenance ? 'maintenance' : node.standby ? 'standby' : undefined
           return mode && (needed.includes(node.name) ? fail : warn)(`${node.name} is in ${mode} mode`)

@@ -2,7 +2,7 @@
 import type { Check } from './checks.ts'
 import { fail, seconds, unless, warn } from './finding.ts'
 import type { NodeStatus } from './nodestatus.ts'
-import { addressOf, members, primaryOf, type Survey } from './survey.ts'
+import { addressOf, isOrphan, members, primaryOf, type Survey } from './survey.ts'
 
 type Pooler = NonNullable<NodeStatus['pgbouncer']>
 const poolers = (survey: Survey) =>
@@ -27,8 +27,8 @@ export const poolerChecks: Record<string, Check> = {
         ...poolers(survey).map(
           ({ name, paused, pause }) =>
             paused &&
-            // What a killed run has paused changes hands with our own pause.
-            (survey.lock?.dead ? warn : fail)(
+            // What a killed run has paused is let go first.
+            (isOrphan(survey, pause) ? warn : fail)(
               `the one on ${name} is paused${pause ? ` by ${pause.owner || 'somebody'} until ${pause.expiresAt}` : ''}`,
             ),
         ),
@@ -44,18 +44,34 @@ export const poolerChecks: Record<string, Check> = {
     )
   },
 
-  pooling: (survey) =>
+  pooling: (survey) => {
+    const bySession = (what: string, name: string) =>
+      fail(`${what} on ${name} is pooled by session`, 'A pause would wait until every client has left.')
+    const databases = each(
+      survey,
+      (name, { name: database, poolMode }) => poolMode === 'session' && bySession(database, name),
+    )
+    const users = poolers(survey).flatMap(({ name, databases, sessionPools = [] }) =>
+      sessionPools
+        .filter(
+          (pool) => !databases.some((each) => each.poolMode === 'session' && pool.endsWith(`@${each.name}`)),
+        )
+        .map((pool) => bySession(pool, name)),
+    )
+    return unless([...databases, ...users], 'by transaction')
+  },
+
+  logins: (survey) =>
     unless(
-      each(
-        survey,
-        (name, { name: database, poolMode }) =>
-          poolMode === 'session' &&
-          fail(
-            `${database} on ${name} is pooled by session`,
-            'A pause would wait until every client has left.',
+      poolers(survey).map(
+        ({ name, logins = 0 }) =>
+          logins > 0 &&
+          warn(
+            `${logins} server ${logins === 1 ? 'login is' : 'logins are'} under way on ${name}`,
+            'A pause waits for their end; where they never end, SHOW SERVERS shows which host hangs.',
           ),
       ),
-      'by transaction',
+      'none under way',
     ),
 
   timeouts: (survey, { pauseExpiryMs }) =>

@@ -64,6 +64,8 @@ export interface ClusterView {
   fencing: boolean
   /** Fence devices that are started. */
   fenceDevices: string[]
+  /** Fence devices that are not: what they are for cannot be fenced. */
+  idleFenceDevices: string[]
   /** False where Pacemaker leaves the clone alone. */
   managed: boolean
   /** Version of the CIB, `admin.epoch.updates`. */
@@ -174,6 +176,9 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     ...find(monitor, 'resources', 'resource'),
     ...find(monitor, 'resources', 'clone', 'resource'),
   ]
+  const fencers = devices
+    .map(({ attributes }) => attributes)
+    .filter(({ resource_agent }) => resource_agent?.startsWith('stonith:'))
   const nodes = nodesOf(monitor, names)
   const promoted = nodes.flatMap(({ name, attributes }) => {
     const epoch = attributes[`${names.resource}-epoch`] ?? ''
@@ -185,9 +190,8 @@ export function view(crmMonXml: string, cibXml: string, names: Names): ClusterVi
     version: dc?.version ?? '',
     maintenance: options?.['maintenance-mode'] === 'true',
     fencing: options?.['stonith-enabled'] === 'true' || options?.['fencing-enabled'] === 'true',
-    fenceDevices: devices
-      .filter(({ attributes: a }) => a.resource_agent?.startsWith('stonith:') && a.role === 'Started')
-      .map(({ attributes: a }) => a.id ?? ''),
+    fenceDevices: fencers.filter(({ role }) => role === 'Started').map(({ id = '' }) => id),
+    idleFenceDevices: fencers.filter(({ role }) => role !== 'Started').map(({ id = '' }) => id),
     managed: clone?.attributes.managed !== 'false' && clone?.attributes.maintenance !== 'true',
     cib: `${admin_epoch}.${epoch}.${num_updates}`,
     epoch: { promoted: Math.max(0, ...promoted.map(([, value]) => value)), of: Object.fromEntries(promoted) },

@@ -28,6 +28,8 @@ export interface LockOptions {
   ttlMs: number
   waitMs: number
   signal?: AbortSignal | undefined
+  /** Whether the holder that the lock names is dead for sure: then nobody waits for its lease to run out. */
+  dead?(holder: string): boolean
 }
 
 function parse(text: string): Record<string, unknown> {
@@ -43,7 +45,7 @@ export async function lock(
   etcd: Etcd,
   key: string,
   owner: Record<string, unknown>,
-  { ttlMs, waitMs, signal }: LockOptions,
+  { ttlMs, waitMs, signal, dead }: LockOptions,
 ): Promise<Lock> {
   const start = now()
   const lease = await grant(etcd, ttlMs)
@@ -64,6 +66,13 @@ export async function lock(
       if (holder?.lease === lease) {
         created = holder.create_revision
         break
+      }
+      if (holder && dead?.(holder.value.toString())) {
+        log.warn('lock.orphan', parse(holder.value.toString()))
+        const { create_revision } = holder
+        const same = { key: full, target: 'Create' as const, result: 'Equal' as const, create_revision }
+        await etcd.txn({ compare: [same], success: [{ request_delete_range: { key: full } }] })
+        continue
       }
       if (now() - start > waitMs) throw new LockHeld(parse(holder?.value.toString() ?? '{}'))
       await sleep(200, signal)

@@ -1,18 +1,22 @@
 /** pgcm-failover: moves the primary to a standby without an error for any client. */
 import { hostname } from 'node:os'
+import { aftermathOf, baseFor, foundLines, undoing } from './aftermath.ts'
 import { confirm } from './ask.ts'
 import { explained } from './blockers.ts'
 import { run } from './cli.ts'
 import type { Config } from './config.ts'
+import { type Drain, doomedBy, drain, parseDrain } from './drain.ts'
 import { messageOf, Refused } from './errors.ts'
+import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
-import { judge, judgeAgain, planRun, poolersOf } from './preflight.ts'
-import { gist, receipt, wayOut } from './receipt.ts'
+import { judge, judgeAgain, planRun, poolersOf, question } from './preflight.ts'
+import { began, failed, type Receipt, receipt, receiptText, stopwatch, wayOut } from './receipt.ts'
 import type { Run, Times } from './run.ts'
-import { checkpoint, lock, look, migrate, pause, resume, routed } from './steps.ts'
-import { chooseTarget, type Member, primaryOf, type Survey } from './survey.ts'
+import * as steps from './steps.ts'
+import { chooseTarget, type Member, ownerName, primaryOf, type Survey } from './survey.ts'
 import { tableOf, topology } from './topology.ts'
-import { kindOf, type Out, viewOf } from './view.ts'
+import { kindOf, type Out, type View, viewOf } from './view.ts'
+import { within } from './wait.ts'
 import { connectWorld, type Surroundings } from './world.ts'
 
 /**
@@ -20,14 +24,16 @@ import { connectWorld, type Surroundings } from './world.ts'
  * been done by then, so clients do not wait until the constraint is removed. Where it does not, the constraint goes
  * first, so that nobody is let go onto a primary that is about to be moved.
  */
-export const procedure = (times: Times): Step<Run>[] => [
-  lock(times),
-  look,
-  checkpoint,
-  pause(times),
-  migrate(times),
-  routed,
-  resume,
+export const procedure = (times: Times, asked: { drain: Drain; rejoin: boolean }): Step<Run>[] => [
+  steps.lock(times),
+  steps.look,
+  steps.checkpoint,
+  ...(asked.drain.how === 'none' ? [] : [drain(asked.drain, times)]),
+  steps.pause(times),
+  steps.migrate(times),
+  steps.routed,
+  steps.resume,
+  ...(asked.rejoin ? [steps.unmigrate, steps.rejoin(times)] : []),
 ]
 
 export interface Scene {
@@ -40,62 +46,118 @@ export interface Scene {
 }
 
 export async function failover(scene: Scene): Promise<void> {
-  const { config, world, out, stdin, env, interrupts = abortOnSignals } = scene
+  const { config, world, stdin, interrupts = abortOnSignals } = scene
   const times = timesOf(config)
-  const steps = procedure(times)
-  const shown = steps.map(({ name, undo }) => ({ name, ...(undo && { undo: undo.name }) }))
-  const view = viewOf(kindOf(out, config.json, env), out, shown)
-  const show = (survey: Survey) => {
-    view.say(tableOf(topology(survey)))
-    view.record({ event: 'topology', rows: topology(survey) })
-  }
+  const asked = { drain: parseDrain(config.drain), rejoin: config.rejoin }
+  const procedureNow = procedure(times, asked)
+  const view = viewFor(scene, procedureNow)
 
-  const before = await world.survey()
-  show(before)
+  const before = await surveyed(scene, view, times)
   const plan = {
     target: targetOf(before, config.to),
     pauseExpiryMs: times.pauseExpiry,
     maxLagBytes: config.maxLag * 2 ** 20,
   }
-  judge(before, plan, view)
+  const warnings = judge(before, plan, view)
   if (config.check) return
   const [from, target] = [primaryOf(before), plan.target] as [Member, Member] // or judge() had thrown
-  if (!config.dryRun)
-    await confirm(`Move the primary from ${from.name} to ${target.name}?`, { ...stdin, yes: config.yes })
+  const doomed = await doomedBy(asked.drain, from.api, config.healthCheckTimeout)
+  for (const each of doomed) view.say(`to be ended: ${describe(each)} (pid ${each.pid})`)
+  if (doomed.length > 0) view.record({ event: 'doomed', transactions: doomed })
+  if (!config.dryRun) await confirm(question(from, target, doomed, warnings), { ...stdin, yes: config.yes })
   view.say(wayOut(times))
 
   const { signal, abort, dispose } = interrupts()
+  const at = new Date()
+  const watch = stopwatch()
+  let remembered: Promise<void> | undefined
   const run: Run = {
     ...planRun(before, from, target, times),
+    doomed,
     world,
-    owner: `pgcm-failover ${hostname()} ${process.pid}`,
+    owner: ownerName(hostname(), process.pid),
     abort,
     async lookAgain() {
       const survey = await world.survey()
       judgeAgain(survey, plan, from)
       run.poolers = poolersOf(survey)
+      await remembered // before clients are held: whoever kills this shall find it
     },
   }
-  const began = new Date()
+  const remember = (record: Receipt) => keep(world, record, view)
   try {
-    const timings = await pipeline(steps, run, { signal, on: view.on, dryRun: config.dryRun })
+    await pipeline(procedureNow, run, {
+      signal,
+      dryRun: config.dryRun,
+      on: (event) => {
+        watch.on(event)
+        view.on(event)
+        if (event.event === 'done' && event.step === 'lock') remembered = remember(began(run, at))
+      },
+    })
     await view.close()
     if (config.dryRun) return
     const after = await world.survey()
-    show(after)
-    const record = receipt(run, timings, began, after)
-    view.say(record.text)
-    view.record(record.fields)
-    await world.keep(record.fields)
+    show(view, after)
+    const record = receipt(run, at, watch.steps, after)
+    view.say(receiptText(run, record))
+    view.record(record)
+    await remembered
+    await remember(record)
   } catch (thrown) {
     await view.close()
     const error = await explained(thrown, from.api)
-    view.record({ event: 'receipt', ok: false, error: messageOf(error), ...gist(run, began) })
+    const record = failed(run, at, watch.steps, error)
+    view.record(record)
+    if (remembered) await remembered.then(() => remember(record))
     throw error
   } finally {
     dispose()
   }
 }
+
+function viewFor({ config, out, env }: Scene, of: Pick<Step<never>, 'name' | 'undo'>[]): View {
+  const shown = of.map(({ name, undo }) => ({ name, ...(undo && { undo: undo.name }) }))
+  return viewOf(kindOf(out, config.json, env), out, shown)
+}
+
+function show(view: View, survey: Survey): void {
+  view.say(tableOf(topology(survey)))
+  view.record({ event: 'topology', rows: topology(survey) })
+}
+
+/** What is there, once what a killed run has left is undone. */
+async function surveyed(scene: Scene, view: View, times: Times): Promise<Survey> {
+  const { config, world, stdin, interrupts = abortOnSignals } = scene
+  const survey = await world.survey()
+  show(view, survey)
+  const found = aftermathOf(survey)
+  if (!found) return survey
+  const last = (await world.history().catch(() => [])).at(-1) as Receipt | undefined
+  const lines = foundLines(found, survey, last)
+  for (const line of lines) view.say(line)
+  view.record({ event: 'aftermath', lines })
+  if (config.check || config.dryRun) return survey
+  await confirm('Undo what it left?', { ...stdin, yes: config.yes })
+  const undo = undoing(times, found)
+  const undoView = viewFor(scene, undo)
+  const { signal, abort, dispose } = interrupts()
+  const base = { ...baseFor(survey, found), world, times, owner: ownerName(hostname(), process.pid), abort }
+  try {
+    await pipeline(undo, base, { signal, on: undoView.on }).finally(undoView.close)
+  } finally {
+    dispose()
+  }
+  const after = await world.survey()
+  show(view, after)
+  return after
+}
+
+/** A failover is none the worse for not being remembered. */
+const keep = (world: Surroundings, record: Receipt, view: View): Promise<void> =>
+  within(5000, 'keeping the record', world.keep(record)).catch((error) =>
+    view.say(`pgcm-status --history will not show this: ${messageOf(error)}`),
+  )
 
 /** Undefined where there is none, which the checks explain; a --to that cannot be is refused at once. */
 function targetOf(survey: Survey, wanted: string): Member | undefined {
@@ -109,9 +171,13 @@ function targetOf(survey: Survey, wanted: string): Member | undefined {
 
 function timesOf(config: Config): Times {
   const { lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause } = config
+  const { drainTimeout, rejoinTimeout } = config
   if (pauseExpiry <= pauseTimeout)
     throw new Refused('pause-expiry must be longer than pause-timeout', 'The move has what is left of it.')
-  return { lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause }
+  return {
+    ...{ lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause },
+    ...{ drainTimeout, rejoinTimeout },
+  }
 }
 
 export const main = () =>

@@ -6,13 +6,17 @@ import { version } from './cli.ts'
 import { type ClusterView, type Names, primaryOf, syncStandbyOf } from './cluster.ts'
 import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
+import { readFencing } from './fencing.ts'
+import { log } from './log.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { addressOf, migrate, readCluster, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { component, health, isOurs, milliseconds, poolerHandlers, poolerStatus } from './poolerapi.ts'
 import * as postgres from './postgres.ts'
-import { timestamp } from './proto.ts'
+import { type Rpc, timestamp } from './proto.ts'
+import { askRejoin } from './rejoinsocket.ts'
+import * as transactions from './transactions.ts'
 import { now, since } from './wait.ts'
 
 /** The whole API, as a Postgres node serves it. `lastView` is what supervise saw last. */
@@ -37,81 +41,103 @@ export function nodeHandlers(
   }
   const pooler = poolerHandlers(console, pauses, config, explain)
 
-  const own: Record<'health_check' | 'migrate' | 'unmigrate' | 'checkpoint' | 'status' | 'routed', Handler> =
-    {
-      async health_check() {
-        return health(
-          await Promise.all([
-            component(
-              'pgbouncer',
-              async () => `${(await pgbouncer.showDatabases(console)).length} databases`,
-            ),
-            component('pacemaker', async () => {
-              const view = await readCluster(names, { timeoutMs: config.pacemakerGetTimeout })
-              if (!view.quorum) throw new Fault(grpc.status.UNAVAILABLE, 'no quorum')
-              return `in quorum, epoch ${view.epoch.promoted}`
-            }),
-            component('postgresql', async () => {
-              const primary = await postgres.isPrimary(server)
-              const said = lastView() && primaryOf(lastView() as ClusterView)?.name === hostname()
-              if (primary !== Boolean(said))
-                throw new Fault(grpc.status.UNAVAILABLE, `primary: ${primary}, to Pacemaker: ${said}`)
-              return primary ? 'primary' : 'standby'
-            }),
-          ]),
+  async function onPrimary(): Promise<void> {
+    if (!(await postgres.isPrimary(server)))
+      throw new Fault(grpc.status.FAILED_PRECONDITION, 'this node is not the primary')
+  }
+
+  const own: Record<Exclude<Rpc, 'pause' | 'resume'>, Handler> = {
+    async health_check() {
+      return health(
+        await Promise.all([
+          component('pgbouncer', async () => `${(await pgbouncer.showDatabases(console)).length} databases`),
+          component('pacemaker', async () => {
+            const view = await readCluster(names, { timeoutMs: config.pacemakerGetTimeout })
+            if (!view.quorum) throw new Fault(grpc.status.UNAVAILABLE, 'no quorum')
+            return `in quorum, epoch ${view.epoch.promoted}`
+          }),
+          component('postgresql', async () => {
+            const primary = await postgres.isPrimary(server)
+            const said = lastView() && primaryOf(lastView() as ClusterView)?.name === hostname()
+            if (primary !== Boolean(said))
+              throw new Fault(grpc.status.UNAVAILABLE, `primary: ${primary}, to Pacemaker: ${said}`)
+            return primary ? 'primary' : 'standby'
+          }),
+        ]),
+      )
+    },
+
+    async migrate(request, signal) {
+      const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
+      const view = lastView() ?? (await readCluster(names, bounds(signal)))
+      const wanted = String(request.target ?? '')
+      const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
+      if (!target) {
+        throw new Fault(
+          grpc.status.NOT_FOUND,
+          wanted ? `no node ${wanted}` : 'there is no synchronous standby',
         )
-      },
+      }
+      if (!target.online || target.role !== 'Unpromoted') {
+        throw new Fault(
+          grpc.status.FAILED_PRECONDITION,
+          `${target.name} is no standby that runs: ${target.role}`,
+        )
+      }
+      const address = await addressOf(target.name)
+      await migrate(names.clone, target.name, lifetimeMs, bounds(signal))
+      return { migrating_to: target.name, address, created_at: timestamp(new Date()) }
+    },
 
-      async migrate(request, signal) {
-        const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
-        const view = lastView() ?? (await readCluster(names, bounds(signal)))
-        const wanted = String(request.target ?? '')
-        const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
-        if (!target) {
-          throw new Fault(
-            grpc.status.NOT_FOUND,
-            wanted ? `no node ${wanted}` : 'there is no synchronous standby',
-          )
-        }
-        if (!target.online || target.role !== 'Unpromoted') {
-          throw new Fault(
-            grpc.status.FAILED_PRECONDITION,
-            `${target.name} is no standby that runs: ${target.role}`,
-          )
-        }
-        const address = await addressOf(target.name)
-        await migrate(names.clone, target.name, lifetimeMs, bounds(signal))
-        return { migrating_to: target.name, address, created_at: timestamp(new Date()) }
-      },
+    async unmigrate(_, signal) {
+      await unmigrate(names.clone, { timeoutMs: 5000, signal })
+      return { created_at: timestamp(new Date()) }
+    },
 
-      async unmigrate(_, signal) {
-        await unmigrate(names.clone, { timeoutMs: 5000, signal })
-        return { created_at: timestamp(new Date()) }
-      },
+    async checkpoint() {
+      await onPrimary()
+      return { elapsed_ms: await postgres.checkpoint(server, 600_000) }
+    },
 
-      async checkpoint() {
-        if (!(await postgres.isPrimary(server)))
-          throw new Fault(grpc.status.FAILED_PRECONDITION, 'this node is not the primary')
-        return { elapsed_ms: await postgres.checkpoint(server, 600_000) }
-      },
+    async status() {
+      return { json: JSON.stringify(await nodeStatus(config, names, console, pauses)) }
+    },
 
-      async status() {
-        return { json: JSON.stringify(await nodeStatus(config, names, console, pauses)) }
-      },
+    async routed(request, signal) {
+      const start = now()
+      const timeoutMs = milliseconds(request, 'timeout')
+      await pooler.routed(request, signal)
+      if (isOurs(String(request.address))) {
+        const leftMs = Math.max(1, timeoutMs - since(start))
+        await postgres.takesWrites(server, { timeoutMs: leftMs, signal }).catch((error) => {
+          throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+        })
+      }
+      return { elapsed_ms: since(start) }
+    },
 
-      async routed(request, signal) {
-        const start = now()
-        const timeoutMs = milliseconds(request, 'timeout')
-        await pooler.routed(request, signal)
-        if (isOurs(String(request.address))) {
-          const leftMs = Math.max(1, timeoutMs - since(start))
-          await postgres.takesWrites(server, { timeoutMs: leftMs, signal }).catch((error) => {
-            throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
-          })
-        }
-        return { elapsed_ms: since(start) }
-      },
-    }
+    async transactions(request) {
+      await onPrimary()
+      const found = await transactions.olderThan(server, milliseconds(request, 'older_than'))
+      return { transactions: found.map(({ ageMs, ...rest }) => ({ ...rest, age_ms: ageMs })) }
+    },
+
+    async terminate(request) {
+      await onPrimary()
+      const chosen = request.transactions as { pid: number; since: string }[]
+      const outcomes = await transactions.terminate(server, chosen)
+      log.warn('transactions.terminated', {
+        asked: chosen.length,
+        pids: outcomes.flatMap((o) => (o.ended ? o.pid : [])),
+      })
+      return { outcomes }
+    },
+
+    async rejoin(request, signal) {
+      const timeoutMs = milliseconds(request, 'timeout') || 60_000
+      return { json: await askRejoin(config.rejoinSocket, { timeoutMs, signal }) }
+    },
+  }
   return { ...pooler, ...own }
 }
 
@@ -128,11 +154,12 @@ async function nodeStatus(
       return null
     })
   const pause = pauses.current()
-  const [pooler, server, cluster, address] = await Promise.all([
+  const [pooler, server, cluster, address, failedFencings] = await Promise.all([
     ask(poolerStatus(console, pause !== null)),
     ask(postgres.status(postgres.serverOf(config))),
     ask(readCluster(names, { timeoutMs: config.pacemakerGetTimeout })),
     ask(addressOf(hostname())),
+    ask(readFencing(config.pacemakerGetTimeout)),
   ])
   return {
     name: hostname(),
@@ -144,6 +171,7 @@ async function nodeStatus(
     pgbouncer: pooler,
     pause: pause && { expiresAt: pause.expiresAt, owner: pause.owner },
     cluster,
+    ...(failedFencings && { failedFencings }),
     errors,
   }
 }

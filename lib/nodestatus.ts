@@ -1,4 +1,5 @@
 import type { ClusterView } from './cluster.ts'
+import type { FailedFencing } from './fencing.ts'
 
 export interface OpenTransaction {
   database: string
@@ -37,6 +38,8 @@ export interface PgBouncerStatus {
   version: string
   paused: boolean
   databases: { name: string; host: string; port: number; poolMode: string }[]
+  /** `user@database` of each pool by session, whatever the database says: a user may have a mode of its own. */
+  sessionPools?: string[]
   clientsActive: number
   clientsWaiting: number
   maxWaitMs: number
@@ -58,6 +61,8 @@ export interface NodeStatus {
   pgbouncer: PgBouncerStatus | null
   pause: { expiresAt: string; owner: string } | null
   cluster: ClusterView | null
+  /** Absent where nobody knows. */
+  failedFencings?: FailedFencing[]
   /** What could not be found out, and why. */
   errors: string[]
 }

@@ -32,7 +32,8 @@ export const systemClock = (): Clock => ({
 /** PAUSE and RESUME of one PgBouncer. */
 export interface Valve {
   pause(options: { timeoutMs: number; signal: AbortSignal }): Promise<void>
-  resume(): Promise<void>
+  /** Gives how long the client that waited longest had waited, in ms. */
+  resume(): Promise<number>
 }
 
 export interface PauseRequest {
@@ -158,17 +159,18 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
 
     /**
      * Lets the clients go. A pause that has an owner is ended by that owner only, or by somebody who gives no name; for anybody else
-     * it is not theirs to end, and nothing happens.
+     * it is not theirs to end, and nothing happens. Gives how long the client that waited longest had waited, in ms.
      */
-    resume: (owner: string) => {
+    resume: (owner: string): Promise<number> => {
       if (owner && current?.owner && owner !== current.owner) {
         log.warn('pause.kept', { owner: current.owner, expiresAt: current.expiresAt, asked: owner })
-        return Promise.resolve()
+        return Promise.resolve(0)
       }
       stop.abort()
       return inTurn(async () => {
-        await valve.resume()
+        const stallMs = await valve.resume()
         await disarm()
+        return stallMs
       })
     },
 

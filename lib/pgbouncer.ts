@@ -254,12 +254,18 @@ function watched(dir: string, changed: () => void) {
   }
 }
 
-/** Says it to the console; `RESUME` of a PgBouncer that is not paused is no error. */
-export const resume = (console: Console): Promise<void> =>
+/**
+ * Says it to the console; `RESUME` of a PgBouncer that is not paused is no error.
+ * @returns how long the client that waited longest had waited, in ms, right before or right after
+ */
+export const resume = (console: Console): Promise<number> =>
   session(console, async (query) => {
+    const longest = async () => Math.max(0, ...(await pools(query)).map(({ maxWaitMs }) => maxWaitMs))
+    const before = await longest()
     await query('RESUME').catch((error) => {
       if (!/not paused/.test(error.message)) throw error
     })
+    return Math.max(before, await longest().catch(() => 0))
   })
 
 /** Makes PgBouncer read its file again. It answers OK to a broken file too, so look at what it does then. */

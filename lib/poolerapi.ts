@@ -15,7 +15,7 @@ const invalid = (text: string) => new Fault(grpc.status.INVALID_ARGUMENT, text)
 
 /** A duration out of the old field in seconds and ours in milliseconds. */
 export function milliseconds(request: Record<string, unknown>, name: string): number {
-  const ms = Number(request[`${name}_ms`]) || Number(request[name]) * 1000
+  const ms = Number(request[`${name}_ms`]) || Number(request[name] ?? 0) * 1000
   if (!Number.isSafeInteger(ms) || ms < 0 || ms > HOUR) throw invalid(`${name} is not within 0 and one hour`)
   return ms
 }
@@ -57,8 +57,8 @@ export function poolerHandlers(
     },
 
     async resume(request) {
-      await keeper.resume(String(request.owner ?? ''))
-      return { created_at: timestamp(new Date()) }
+      const stallMs = await keeper.resume(String(request.owner ?? ''))
+      return { created_at: timestamp(new Date()), stall_ms: stallMs }
     },
 
     async routed(request, signal) {
@@ -89,6 +89,9 @@ export async function poolerStatus(console: pgbouncer.Console, paused: boolean):
       port,
       poolMode: poolMode ?? seen.config.get('pool_mode') ?? '',
     })),
+    sessionPools: seen.pools.flatMap(({ user, database, mode }) =>
+      mode === 'session' ? [`${user}@${database}`] : [],
+    ),
     clientsActive: sum((pool) => pool.clientsActive),
     clientsWaiting: sum((pool) => pool.clientsWaiting),
     maxWaitMs: Math.max(0, ...seen.pools.map((pool) => pool.maxWaitMs)),

@@ -4,6 +4,7 @@ import { colour } from './colour.ts'
 import { Failed, Refused } from './errors.ts'
 import type { Run, Times } from './run.ts'
 import { addressOf, clusterOf, type Member, members, primaryOf, type Survey } from './survey.ts'
+import type { Transaction } from './transactions.ts'
 import type { View } from './view.ts'
 
 const marks = { ok: colour.green('ok  '), warn: colour.yellow('warn'), fail: colour.red('FAIL') }
@@ -32,6 +33,19 @@ export function judge(survey: Survey, plan: Plan, view: View): Verdict[] {
   return verdicts.filter(({ level }) => level === 'warn')
 }
 
+/** What the operator is asked: the move, and what else comes with it. */
+export function question(from: Member, target: Member, doomed: Transaction[], warnings: Verdict[]): string {
+  const count = (n: number, what: string) => `the ${n === 1 ? what : `${n} ${what}s`} above`
+  return [
+    `Move the primary from ${from.name} to ${target.name}`,
+    doomed.length > 0 && `, end ${count(doomed.length, 'transaction')}`,
+    warnings.length > 0 && `, in spite of ${count(warnings.length, 'warning')}`,
+    '?',
+  ]
+    .filter(Boolean)
+    .join('')
+}
+
 /** The same checks under the lock, in silence: the world changes while a person reads a prompt. */
 export function judgeAgain(survey: Survey, plan: Plan, from: Member): void {
   const primary = primaryOf(survey)
@@ -51,7 +65,7 @@ export function planRun(
   from: Member,
   target: Member,
   times: Times,
-): Omit<Run, 'world' | 'abort' | 'lookAgain' | 'owner'> {
+): Omit<Run, 'world' | 'abort' | 'lookAgain' | 'owner' | 'doomed'> {
   const others = members(survey).filter(({ kind, name }) => kind === 'node' && name !== target.name)
   const view = clusterOf(survey)
   return {
@@ -63,6 +77,5 @@ export function planRun(
     poolers: poolersOf(survey),
     nodes: [target.api, ...others.map(({ api }) => api)],
     leftover: view?.constraints.some(({ kind }) => kind === 'ours') ?? false,
-    orphan: survey.lock?.dead ?? false,
   }
 }

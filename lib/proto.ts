@@ -39,3 +39,6 @@ export type Rpc =
   | 'checkpoint'
   | 'status'
   | 'routed'
+  | 'transactions'
+  | 'terminate'
+  | 'rejoin'

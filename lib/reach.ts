@@ -2,17 +2,17 @@
 
 import type { Api } from './api.ts'
 import type { Tell } from './pipeline.ts'
-import type { Run } from './run.ts'
+import type { Base } from './run.ts'
 import { now, sleep } from './wait.ts'
 
 /** A pause is given up this long before it would end by itself. */
 const MARGIN = 300
 
 /** Until when clients may be held, whatever happens. */
-export const holdUntil = ({ pausedAt = now(), times }: Run) => pausedAt + times.pauseExpiry - MARGIN
+export const holdUntil = ({ pausedAt = now(), times }: Base) => pausedAt + times.pauseExpiry - MARGIN
 
 /** Until when the move may take: what is left of the pauses then is for settling who is primary instead. */
-export const moveUntil = ({ pausedAt = now(), times }: Run) =>
+export const moveUntil = ({ pausedAt = now(), times }: Base) =>
   pausedAt + Math.min(times.pauseExpiry * 0.75, times.maxPause || Infinity)
 
 /** Its failure is looked at when its turn comes. */
@@ -30,7 +30,7 @@ export const ask = (api: Api, address: string, timeoutMs: number, signal: AbortS
   })
 
 /** Until that PgBouncer points at the address, as long as its pause lasts. */
-export async function arrive(run: Run, api: Api, address: string, signal: AbortSignal): Promise<void> {
+export async function arrive(run: Base, api: Api, address: string, signal: AbortSignal): Promise<void> {
   const asked = address === run.address && run.routes?.of.get(api)
   if (asked && (await asked.then(() => true).catch(() => false))) return
   await persist(Math.max(200, holdUntil(run) - now()), signal, (left) => ask(api, address, left, signal))
@@ -41,7 +41,7 @@ export async function arrive(run: Run, api: Api, address: string, signal: AbortS
  * the pauses are nearly over. At the old primary it looks twice: a demotion that was on its way when the constraint
  * was removed may still hit it after it has answered.
  */
-export async function settle(run: Run, signal: AbortSignal, tell: Tell): Promise<string | undefined> {
+export async function settle(run: Base, signal: AbortSignal, tell: Tell): Promise<string | undefined> {
   tell('waiting for a primary that takes writes')
   let seen: string | undefined
   while (now() < holdUntil(run) && !signal.aborted) {
@@ -54,7 +54,7 @@ export async function settle(run: Run, signal: AbortSignal, tell: Tell): Promise
 }
 
 /** Who is published as primary, if that one takes a write before another is. */
-async function writable(run: Run, signal: AbortSignal) {
+async function writable(run: Base, signal: AbortSignal) {
   const over = new AbortController()
   try {
     const published = await run.world.published()
@@ -72,7 +72,7 @@ async function writable(run: Run, signal: AbortSignal) {
   }
 }
 
-export const unmigrateAnywhere = (run: Run, signal: AbortSignal): Promise<void> =>
+export const unmigrateAnywhere = (run: Base, signal: AbortSignal): Promise<void> =>
   persist(run.times.pacemakerTimeout, signal, (left) =>
     onAnyNode(run.nodes, (node) => node.unmigrate({ deadlineMs: Math.min(left, 5000), signal }), signal),
   )

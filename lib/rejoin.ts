@@ -3,11 +3,11 @@ import { confirm } from './ask.ts'
 import { run } from './cli.ts'
 import { colour } from './colour.ts'
 import type { Config } from './config.ts'
-import { type Cure, diagnose } from './diagnosis.ts'
-import { messageOf, Refused } from './errors.ts'
+import { type Cure, type Diagnosis, diagnose } from './diagnosis.ts'
+import { Expected, messageOf, Refused } from './errors.ts'
 import { type Local, localMachine } from './local.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
-import { kindOf, type Out, viewOf } from './view.ts'
+import { kindOf, type Out, type View, viewOf } from './view.ts'
 import type { Relation } from './wal.ts'
 
 /** One rejoining: what was found, and what follows. */
@@ -88,50 +88,66 @@ export interface Scene {
 }
 
 export async function rejoin(scene: Scene): Promise<void> {
-  const { config, local, out, stdin, env, interrupts = abortOnSignals } = scene
+  const { config, local, out, env, interrupts = abortOnSignals } = scene
   const { signal, dispose } = interrupts()
+  const kind = kindOf(out, config.json, env)
   try {
     const found = await diagnose(local, signal)
     const steps = procedure(found.cure)
     const view = viewOf(
-      kindOf(out, config.json, env),
+      kind,
       out,
       steps.map(({ name }) => ({ name })),
     )
-    for (const line of found.evidence) view.say(line)
-    view.say(`${colour.bold(found.verdict)}`)
-    view.record({
-      event: 'evidence',
-      node: local.node,
-      cure: found.cure,
-      relation: found.relation,
-      verdict: found.verdict,
-      lines: found.evidence,
-    })
-    if (!config.dryRun)
-      await confirm(`Rejoin ${local.node} to ${found.primary}?`, { ...stdin, yes: config.yes })
-    const state = { ...found, local, times: { rejoin: config.rejoinTimeout, rewind: config.rewindTimeout } }
-    try {
-      const timings = await pipeline(steps, state, { signal, on: view.on, dryRun: config.dryRun })
-      await view.close()
-      if (config.dryRun) return
-      view.say(`${colour.green('done')}: ${local.node} streams from ${found.primary}`)
-      view.record({
-        event: 'receipt',
-        ok: true,
-        node: local.node,
-        primary: found.primary,
-        cure: found.cure,
-        steps: timings,
-      })
-    } catch (error) {
-      await view.close()
-      view.record({ event: 'receipt', ok: false, node: local.node, error: messageOf(error) })
-      throw error
-    }
+    await cure(scene, found, steps, view, signal)
+  } catch (error) {
+    const { record } = viewOf(kind, out, [])
+    const hint = error instanceof Expected ? error.hint : undefined
+    record({ event: 'receipt', ok: false, node: local.node, error: messageOf(error), ...(hint && { hint }) })
+    throw error
   } finally {
     dispose()
   }
+}
+
+async function cure(
+  { config, local, stdin }: Scene,
+  found: Diagnosis,
+  steps: Step<Rejoining>[],
+  view: View,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const line of found.evidence) view.say(line)
+  view.say(`${colour.bold(found.verdict)}`)
+  view.record({
+    event: 'evidence',
+    node: local.node,
+    cure: found.cure,
+    relation: found.relation,
+    verdict: found.verdict,
+    lines: found.evidence,
+  })
+  if (config.ifClean && found.cure !== 'none')
+    throw new Refused(
+      `${local.node} is not clean: ${found.verdict}`,
+      `sudo pgcm-rejoin on ${local.node} does it; look at what it says first.`,
+    )
+  if (!config.dryRun)
+    await confirm(`Rejoin ${local.node} to ${found.primary}?`, { ...stdin, yes: config.yes })
+  const state = { ...found, local, times: { rejoin: config.rejoinTimeout, rewind: config.rewindTimeout } }
+  const timings = await pipeline(steps, state, { signal, on: view.on, dryRun: config.dryRun }).finally(
+    view.close,
+  )
+  if (config.dryRun) return
+  view.say(`${colour.green('done')}: ${local.node} streams from ${found.primary}`)
+  view.record({
+    event: 'receipt',
+    ok: true,
+    node: local.node,
+    primary: found.primary,
+    cure: found.cure,
+    steps: timings,
+  })
 }
 
 export const main = () =>

@@ -2,6 +2,7 @@
 import type { Api } from './api.ts'
 import type { Lock } from './etcdlock.ts'
 import type { Member } from './survey.ts'
+import type { Transaction } from './transactions.ts'
 
 /** Of the lock. etcd may take some seconds to replace a leader that hangs. */
 export const LEASE_MS = 15_000
@@ -14,6 +15,8 @@ export interface Times {
   resumeTimeout: number
   pacemakerTimeout: number
   maxPause: number
+  drainTimeout: number
+  rejoinTimeout: number
 }
 
 /** What a failover needs of the world besides the machines' APIs. */
@@ -25,34 +28,44 @@ export interface World {
   published(): Promise<{ epoch: number; primary: string; address: string } | null>
 }
 
-/** One failover: what it is to do, and what it has done so far. */
-export interface Run {
+/** What the undoing of a run needs, and so every run: the next one may have to do it. */
+export interface Base {
   world: World
   times: Times
   /** Names this run to the lock and to the PgBouncers. */
   owner: string
-  from: Member
-  target: Member
-  /** The target's address. */
+  /** Where the primary shall be. */
   address: string
+  /** The one that was promoted before. */
   epoch: number
-  /** Every machine with a PgBouncer. */
-  poolers: Api[]
   /** Postgres nodes, the target first: any of them can ask Pacemaker, and that one will be there to the end. */
   nodes: Api[]
   /** A constraint of a killed run is there. */
   leftover: boolean
-  /** The lock is that of a killed run. */
-  orphan: boolean
   abort(reason: Error): void
-  /** Throws where the world is not as it was when the operator was asked. */
-  lookAgain(): Promise<void>
 
   held?: Lock
   pausedAt?: number
-  resumedAt?: number
-  moving?: boolean
   /** Each PgBouncer's way to the new primary. */
   routes?: { of: Map<Api, Promise<unknown>>; stop(): void }
+}
+
+/** One failover: what it is to do, and what it has done so far. */
+export interface Run extends Base {
+  from: Member
+  target: Member
+  /** Every machine with a PgBouncer. */
+  poolers: Api[]
+  /** Transactions that the operator wants ended first. */
+  doomed: Transaction[]
+  /** Throws where the world is not as it was when the operator was asked. */
+  lookAgain(): Promise<void>
+
+  resumedAt?: number
+  moving?: boolean
   arrived?: boolean
+  /** How long the client that waited longest had waited when its PgBouncer resumed, in ms. */
+  stallMs?: number
+  /** The old primary streams from the new one. */
+  rejoined?: boolean
 }

@@ -2,6 +2,7 @@
 import { run } from './cli.ts'
 import { colour } from './colour.ts'
 import type { Config } from './config.ts'
+import { historyLine, type Receipt } from './receipt.ts'
 import { clusterOf, members, primaryOf, type Survey, streaming } from './survey.ts'
 import { tableOf, topology } from './topology.ts'
 import type { Out } from './view.ts'
@@ -84,14 +85,8 @@ export async function status(config: Config, world: Surroundings, out: Out): Pro
 
 /** The records that failovers kept, oldest first. */
 export async function history(config: Config, world: Surroundings, out: Out): Promise<number> {
-  for (const record of await world.history()) {
-    const { at, from, to, pauseMs, timeline } = record
-    out.write(
-      config.json
-        ? `${JSON.stringify(record)}\n`
-        : `${at}  ${from} -> ${to}  held ${pauseMs} ms  timeline ${timeline}\n`,
-    )
-  }
+  for (const record of await world.history())
+    out.write(`${config.json ? JSON.stringify(record) : historyLine(record as Receipt)}\n`)
   return 0
 }
 

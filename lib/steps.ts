@@ -5,22 +5,21 @@ import { Blocked, blockersOf } from './blockers.ts'
 import { Failed, messageOf } from './errors.ts'
 import type { Step, Undo } from './pipeline.ts'
 import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
-import { LEASE_MS, type Run, type Times } from './run.ts'
+import type { Base, Run, Times } from './run.ts'
 import { now, sleep } from './wait.ts'
 
 const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
 /** How long the move constraint lives if nobody removes it. */
 const lifetime = ({ pauseExpiry, pacemakerTimeout }: Times) => pauseExpiry + pacemakerTimeout + 30_000
 
-export const lock = (times: Times): Step<Run> => ({
+export const lock = (times: Times): Step<Base> => ({
   name: 'lock',
   describe: ({ leftover, nodes }) => [
     'etcd: create the lock key on a lease',
     ...(leftover ? [`rpc unmigrate -> ${nodes[0]?.name}, for what a killed run has left`] : []),
   ],
   async run(run, signal) {
-    const waitMs = run.orphan ? Math.max(times.lockTimeout, LEASE_MS + 1000) : times.lockTimeout
-    run.held = await run.world.lock(run.owner, waitMs, signal)
+    run.held = await run.world.lock(run.owner, times.lockTimeout, signal)
     run.held.lost.addEventListener('abort', () => run.abort(new Failed('lost the lock in etcd')))
     if (run.leftover) await unmigrateAnywhere(run, signal)
   },
@@ -98,9 +97,10 @@ function resuming(times: Times): Undo<Run> {
         run.poolers.map(async (api) => {
           // One by one: a PgBouncer that is slow to hear of the new primary keeps nobody else waiting.
           if (run.moving && address !== undefined) await arrive(run, api, address, signal)
-          await persist(times.resumeTimeout, signal, (deadlineMs) =>
-            api.resume({ owner: run.owner, deadlineMs, signal }),
-          )
+          await persist(times.resumeTimeout, signal, async (deadlineMs) => {
+            const { stallMs } = await api.resume({ owner: run.owner, deadlineMs, signal })
+            run.stallMs = Math.max(run.stallMs ?? 0, stallMs)
+          })
         }),
       )
       run.resumedAt = now()
@@ -186,6 +186,39 @@ export const routed: Step<Run> = {
     }
   },
 }
+
+/** The undo of the move: a constraint is no longer needed once the role has moved. */
+export const unmigrate: Step<Run> = {
+  name: 'unmigrate',
+  settles: 'migrate',
+  describe: ({ nodes }) => [`rpc unmigrate -> ${nodes[0]?.name}`],
+}
+
+/**
+ * The old primary comes back. Whatever becomes of this, the move has succeeded: nothing is undone, and the error says so.
+ */
+export const rejoin = (times: Times): Step<Run> => ({
+  name: 'rejoin',
+  committed: true,
+  describe: ({ from }) => [`rpc rejoin {timeout_ms: ${times.rejoinTimeout}} -> ${from.name}`],
+  async run(run, signal, tell) {
+    const { from, target } = run
+    try {
+      signal.throwIfAborted()
+      const deadlineMs = times.rejoinTimeout + 1000
+      await from.api.rejoin({ timeoutMs: times.rejoinTimeout, deadlineMs, signal })
+      run.rejoined = true
+      tell(`${from.name} streams from ${target.name}`)
+    } catch (error) {
+      run.rejoined = false
+      const why = signal.aborted ? messageOf(signal.reason) : messageOf(error)
+      throw new Failed(
+        `the move succeeded, ${target.name} is primary; but ${from.name} is not back: ${why}`,
+        `sudo pgcm-rejoin on ${from.name} brings it back.`,
+      )
+    }
+  },
+})
 
 /** The undo of the pause, as soon as it may be. */
 export const resume: Step<Run> = {

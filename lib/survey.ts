@@ -66,6 +66,15 @@ export function primaryOf(survey: Survey): Member | undefined {
 export const addressOf = (survey: Survey, member: Member | undefined): string | undefined =>
   member && (member.status.address ?? survey.addresses[member.name])
 
+/** How a run of pgcm-failover names itself to the PgBouncers. */
+export const ownerName = (host: string, pid: number): string => `pgcm-failover ${host} ${pid}`
+
+/** Paused by a failover that lives no more: one that lives has the lock from before its first pause till after its last. */
+export const isOrphan = (survey: Survey, pause: { owner: string } | null): boolean =>
+  (pause?.owner.startsWith('pgcm-failover ') ?? false) &&
+  survey.etcdError === undefined &&
+  (survey.lock === null || survey.lock.dead === true)
+
 /** How the primary sees its standbys, by name; streaming ones only. */
 export function streaming(survey: Survey): Map<string, { syncState: string; lagBytes: number | null }> {
   const rows = primaryOf(survey)?.status.postgres?.replication ?? []

@@ -15,11 +15,15 @@ import { now } from './wait.ts'
 export interface Surroundings extends World {
   /** Asks everybody at once. Whoever does not answer in time is part of the answer; only bad settings throw. */
   survey(): Promise<Survey>
-  /** Keeps the record of a failover for pgcm-status --history. */
-  keep(record: { at: string }): Promise<void>
+  /** Keeps the record of a failover for pgcm-status --history, in the place of an earlier one of the same moment. */
+  keep(record: { at: string; [field: string]: unknown }): Promise<void>
   history(): Promise<Record<string, unknown>[]>
   close(): void
 }
+
+const HISTORY = '/history/'
+/** So many failovers are remembered. */
+const KEPT = 100
 
 export function connectWorld(config: Config): Surroundings {
   const tls = apiTls(config)
@@ -76,8 +80,9 @@ export function connectWorld(config: Config): Surroundings {
 
     lock: (command, waitMs, signal) => {
       const since = new Date().toISOString()
+      const dead = (text: string) => holderOf(text).dead === true
       const owner = { host: hostname(), pid: process.pid, command, since, place: place() }
-      return lock(etcd, keys.lock, owner, { ttlMs: LEASE_MS, waitMs, signal })
+      return lock(etcd, keys.lock, owner, { ttlMs: LEASE_MS, waitMs, signal, dead })
     },
 
     watchPrimary(onChange, signal) {
@@ -97,12 +102,16 @@ export function connectWorld(config: Config): Surroundings {
     },
 
     async keep(record) {
-      const key = `/history/${record.at}`
-      await etcd.replace({ [key]: null }, { [key]: JSON.stringify(record) })
+      const put = { key: etcd.full(HISTORY + record.at), value: Buffer.from(JSON.stringify(record)) }
+      await etcd.txn({ success: [{ request_put: put }] })
+      const old = [...(await etcd.list(HISTORY)).keys()].sort().slice(0, -KEPT)
+      const gone = old.map((at) => ({ request_delete_range: { key: etcd.full(HISTORY + at) } }))
+      if (gone.length > 0) await etcd.txn({ success: gone.slice(0, KEPT) })
     },
 
     async history() {
-      return [...(await etcd.list('/history/')).values()].map(({ value }) => JSON.parse(value))
+      const records = [...(await etcd.list(HISTORY))].sort(([a], [b]) => (a < b ? -1 : 1))
+      return records.map(([, { value }]) => JSON.parse(value))
     },
 
     close() {

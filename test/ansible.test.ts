@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { load } from '../lib/config.ts'
 import { sh } from '../lib/sh.ts'
 
 const repository = fileURLToPath(new URL('..', import.meta.url))
@@ -70,6 +71,15 @@ test('task files are short, and main.yml is a table of contents', () => {
       if (file === 'main.yml') assert.not.match(text, /ansible\.builtin\.(?!(import|include)_tasks)/, name)
     }
   }
+})
+
+test('pgcm-supervise asks for pgcm-rejoin where systemd listens, and gets no more than a clean rejoin', () => {
+  const unit = (name: string) => readFileSync(role('pgcm', 'templates', `${name}.j2`), 'utf8')
+  const { config } = load('supervise', [], { PGCM_CONFIG_FILE: '/dev/null' })
+  assert.match(unit('pgcm-rejoin.socket'), `ListenStream=${config.rejoinSocket}\n`)
+  const [, command = ''] = unit('pgcm-rejoin@.service').match(/^ExecStart=.*pgcm-rejoin (.*)$/m) ?? []
+  const { config: rejoin } = load('rejoin', command.split(' '), { PGCM_CONFIG_FILE: '/dev/null' })
+  assert.equal([rejoin.ifClean, rejoin.yes, rejoin.json], [true, true, true])
 })
 
 // Files from the directory of secrets, and templates that have a secret in them.

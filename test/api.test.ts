@@ -165,6 +165,19 @@ test('nobody there is an error at once, with the address', async () => {
   api.close()
 })
 
+test('many calls under one signal are no leak to warn about', async () => {
+  const warnings: string[] = []
+  const warn = ({ message }: Error) => warnings.push(message)
+  process.on('warning', warn)
+  const { signal } = new AbortController()
+  await withApi({ resume: async () => ({ created_at }) }, async (api) => {
+    await Promise.all(Array.from({ length: 20 }, () => api.resume({ deadlineMs, signal })))
+  })
+  await sleep(0)
+  process.off('warning', warn)
+  assert.equal(warnings, [])
+})
+
 test('too large a request is refused', async () => {
   let called = 0
   const migrate = async () => ({ n: called++ })

@@ -34,6 +34,7 @@ const pooler = (survey: Survey) =>
   status(survey, 'app01').pgbouncer as NonNullable<ReturnType<typeof status>['pgbouncer']>
 const failure = { resource: 'Postgresql', operation: 'monitor', status: 'x', reason: 'hung', code: 1, at: '' }
 const constraint = { resource: 'msPostgresql', node: 'pg02', score: 'INFINITY', role: null, expires: null }
+const fencing = { target: 'pg03', action: 'reboot', at: 'noon', reason: 'No route to host' }
 const old = { database: 'app', user: 'jane', client: '10.0.0.5', ageMs: 9000, state: 'idle in transaction' }
 
 test('a healthy cluster: nothing to complain of, and each check says what it found', async () => {
@@ -60,6 +61,74 @@ for (const [what, spoil, wanted] of [
     'fencing is off',
     (s) => Object.assign(cluster(s), { fencing: false }),
     'warn fencing: is off: a node that hangs cannot be stopped',
+  ],
+  [
+    'no fence device is started',
+    (s) => Object.assign(cluster(s), { fenceDevices: [], idleFenceDevices: ['fence-pg01'] }),
+    'fail fencing: no device is started: a node that hangs cannot be stopped',
+  ],
+  [
+    'one fence device is not started',
+    (s) => Object.assign(cluster(s), { idleFenceDevices: ['fence-pg02'] }),
+    'warn fencing: fence-pg02 is not started',
+  ],
+  [
+    'a node could not be fenced',
+    (s) => Object.assign(status(s, 'pg02'), { failedFencings: [fencing] }),
+    'warn fencing: reboot of pg03 failed at noon: No route to host',
+  ],
+  [
+    'the clone is unmanaged',
+    (s) => Object.assign(cluster(s), { managed: false }),
+    'fail maintenance: PostgreSQL is unmanaged',
+  ],
+  [
+    'the target answers, but is not online',
+    (s) => Object.assign(node(s, 'pg02'), { online: false }),
+    'fail nodes: pg02 is not online',
+  ],
+  [
+    'another node answers, but is not online',
+    (s) => Object.assign(node(s, 'pg03'), { online: false }),
+    'warn nodes: pg03 is not online',
+  ],
+  [
+    'a node is to be fenced',
+    (s) => Object.assign(node(s, 'pg03'), { unclean: true }),
+    'warn nodes: pg03 is unclean: Pacemaker wants it fenced',
+  ],
+  [
+    'the target is leaving',
+    (s) => Object.assign(node(s, 'pg02'), { shutdown: true }),
+    'fail nodes: pg02 is leaving',
+  ],
+  [
+    'something is being done to the target',
+    (s) => Object.assign(node(s, 'pg02'), { underway: 'Promoting' }),
+    'fail nodes: pg02 is promoting',
+  ],
+  [
+    'PostgreSQL is blocked on the target',
+    (s) => Object.assign(node(s, 'pg02'), { blocked: true }),
+    'fail nodes: pg02: Pacemaker can do nothing with PostgreSQL there',
+  ],
+  [
+    'a login is under way',
+    (s) => Object.assign(pooler(s), { logins: 1 }),
+    'warn logins: 1 server login is under way on app01',
+  ],
+  [
+    'a user is pooled by session',
+    (s) => Object.assign(pooler(s), { sessionPools: ['jane@app'] }),
+    'fail pooling: jane@app on app01 is pooled by session',
+  ],
+  [
+    'a PgBouncer is paused by a failover that was killed',
+    (s) => {
+      Object.assign(pooler(s), { paused: true })
+      Object.assign(status(s, 'app01'), { pause: { owner: 'pgcm-failover ci 7', expiresAt: 'noon' } })
+    },
+    'warn poolers: the one on app01 is paused by pgcm-failover ci 7 until noon',
   ],
   [
     'the cluster is in maintenance',

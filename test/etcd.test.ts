@@ -6,6 +6,7 @@ import { register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
 import { now, since, until } from '../lib/wait.ts'
+import { connectWorld } from '../lib/world.ts'
 import { member, Store } from './etcdserver.ts'
 
 log.setLevel('error')
@@ -175,6 +176,38 @@ test('whoever waits for the lock gets it when it is free', async () => {
     const second = lock(etcd, '/lock', { host: 'b' }, { ...terms, waitMs: 3000 })
     await first.release()
     await (await second).release()
+  })
+})
+
+test('a lock whose holder is dead for sure is taken over, without waiting for its lease', async () => {
+  await cluster(async ({ etcd }) => {
+    const orphan = await lock(etcd, '/lock', { pid: 1 }, terms)
+    const living = { ...terms, dead: (holder: string) => JSON.parse(holder).pid === 2 }
+    assert.instance(await lock(etcd, '/lock', { pid: 3 }, living).catch((error) => error), LockHeld)
+    const dead = { ...terms, dead: (holder: string) => JSON.parse(holder).pid === 1 }
+    const mine = await lock(etcd, '/lock', { pid: 3 }, dead)
+    await mine.check()
+    assert.match(await orphan.check().then(String, String), 'is lost')
+    await orphan.release()
+    await mine.release()
+  })
+})
+
+test('the history keeps the newest hundred, a record of the same moment in place of the first', async () => {
+  await cluster(async ({ store, members }) => {
+    const flags = ['--insecure', `--etcd-endpoints=${members[0]?.url}`]
+    const world = connectWorld(load('failover', flags, { PGCM_CONFIG_FILE: '/dev/null' }).config)
+    try {
+      const at = (n: number) => new Date(Date.UTC(2026, 0, 1, 0, 0, n)).toISOString()
+      for (const n of [...Array(50).keys()].map((i) => 102 - i)) await world.keep({ at: at(n), n })
+      for (let n = 0; n < 53; n++) await world.keep({ at: at(n), n })
+      await world.keep({ at: at(102), n: 'again' })
+      const records = await world.history()
+      assert.equal([records.length, records[0]?.n, records.at(-1)?.n], [100, 3, 'again'])
+      assert.is(store.keys.size, 100)
+    } finally {
+      world.close()
+    }
   })
 })
 

@@ -2,47 +2,9 @@ import grpc from '@grpc/grpc-js'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type Api, ApiError, type Blocker } from '../lib/api.ts'
-import { load } from '../lib/config.ts'
 import { ActNow, Expected, Failed, Refused } from '../lib/errors.ts'
-import { failover } from '../lib/failover.ts'
 import { blockersKey } from '../lib/proto.ts'
-import { fakeCluster, type Meddle } from './fake-cluster.ts'
-
-const QUICK = [
-  '--pause-timeout=200ms',
-  '--pause-expiry=3s',
-  '--resume-timeout=300ms',
-  '--pacemaker-timeout=900ms',
-]
-
-function scene(flags: string[] = ['--yes'], meddle?: Meddle) {
-  const controller = new AbortController()
-  const abort = (reason: Error) => controller.abort(reason)
-  const cluster = fakeCluster(meddle)
-  const text: string[] = []
-  const { config } = load('failover', [...QUICK, ...flags], { PGCM_CONFIG_FILE: '/dev/null' })
-  const run = () =>
-    failover({
-      config,
-      world: cluster.world,
-      out: { write: (more) => text.push(more) },
-      stdin: {},
-      env: {},
-      interrupts: () => ({ signal: controller.signal, abort, dispose() {} }),
-    }).then(
-      () => undefined,
-      (error: Expected) => error,
-    )
-  return { ...cluster, abort, run, text: () => text.join('') }
-}
-
-/** Nothing is left of a run, whatever happened to it. */
-function clean({ state, text }: ReturnType<typeof scene>, what = '') {
-  assert.equal([...state.paused.keys()], [], `${what}: still paused\n${text()}`)
-  assert.is(state.constraint, null, `${what}: constraint left\n${text()}`)
-  assert.is(state.locked, false, `${what}: locked\n${text()}`)
-  assert.equal(state.letGoWrongly, [], `${what}: let go onto nowhere\n${text()}`)
-}
+import { clean, scene } from './failover-scene.ts'
 
 test('the primary moves to the synchronous standby; clients wait for nothing but the move', async () => {
   const it = scene()
@@ -132,33 +94,6 @@ test('a held lock is refused before anything is touched', async () => {
   const error = await it.run()
   assert.instance(error, Refused)
   assert.match(error?.message ?? '', 'held by other (pid 1) on here')
-})
-
-test('a lock whose holder was killed here is waited for', async () => {
-  const it = scene()
-  const { world } = it
-  const [survey, lock] = [world.survey, world.lock]
-  const holder = { host: 'here', pid: 1, command: 'pgcm-failover', since: 'noon', dead: true }
-  let waited = 0
-  world.survey = async () => ({ ...(await survey()), lock: holder })
-  world.lock = (owner, timeoutMs, signal) => {
-    waited = timeoutMs
-    return lock(owner, timeoutMs, signal)
-  }
-  assert.is(await it.run(), undefined)
-  assert.is(waited, 16_000)
-  assert.match(it.text(), 'which was killed')
-})
-
-test('a constraint left by a killed run is removed under the lock', async () => {
-  const it = scene()
-  it.state.constraint = 'pg02'
-  assert.is(await it.run(), undefined)
-  assert.equal(
-    it.state.calls.filter((call) => call.includes('migrate')),
-    ['pg02 unmigrate', 'pg02 migrate', 'pg02 unmigrate'],
-  )
-  clean(it)
 })
 
 const inTheWay = (via: string): Blocker => ({

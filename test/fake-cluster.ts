@@ -5,25 +5,34 @@ import type { ClusterView } from '../lib/cluster.ts'
 import { Failed } from '../lib/errors.ts'
 import type { NodeStatus } from '../lib/nodestatus.ts'
 import type { Survey } from '../lib/survey.ts'
+import type { Transaction } from '../lib/transactions.ts'
 import { sleep } from '../lib/wait.ts'
 import type { Surroundings } from '../lib/world.ts'
 
-const NODES = ['pg01', 'pg02', 'pg03']
-const ADDRESS: Record<string, string> = { pg01: '10.0.0.11', pg02: '10.0.0.12', pg03: '10.0.0.13' }
-const nameAt = (address: string | null) => NODES.find((name) => ADDRESS[name] === address)
+const STANDARD = { pg01: '10.0.0.11', pg02: '10.0.0.12', pg03: '10.0.0.13', app01: '10.0.0.21' }
 
 /** Called before every call of the world; may throw, wait, or abort the run. */
 export type Meddle = (call: string, index: number, signal?: AbortSignal) => unknown
 
-export function fakeCluster(meddle: Meddle = () => {}) {
+/** `machines`: name to address, three nodes and then the app node. */
+export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, string> = STANDARD) {
+  const [first = '', second = '', third = '', app = ''] = Object.keys(machines)
+  const NODES = [first, second, third]
+  const ADDRESS = machines
+  const nameAt = (address: string | null) => NODES.find((name) => ADDRESS[name] === address)
   const state = {
-    primary: 'pg01' as string | null,
+    primary: first as string | null,
     epoch: 9,
-    published: '10.0.0.11' as string | null,
+    published: ADDRESS[first] as string | null,
     constraint: null as string | null,
     locked: false,
     paused: new Map<string, string>(),
-    pointsAt: new Map([...NODES, 'app01'].map((name) => [name, '10.0.0.11'])),
+    pointsAt: new Map(Object.keys(machines).map((name) => [name, ADDRESS[first] as string])),
+    /** Open on the primary. */
+    open: [] as Transaction[],
+    /** Demoted, and not rejoined. */
+    stopped: new Set<string>(),
+    rejoins: true as boolean | string,
     calls: [] as string[],
     /** Resumed although it did not point at a primary that takes writes. */
     letGoWrongly: [] as string[],
@@ -36,9 +45,12 @@ export function fakeCluster(meddle: Meddle = () => {}) {
     await meddle(name, state.calls.length - 1, signal)
   }
 
+  let changed = () => {}
+
   const move = async () => {
     const target = state.chooses ?? state.constraint
     if (!target) return
+    if (state.primary && state.primary !== target) state.stopped.add(state.primary)
     state.primary = null
     await sleep(state.moveMs)
     state.primary = target
@@ -46,6 +58,7 @@ export function fakeCluster(meddle: Meddle = () => {}) {
     await sleep(2)
     state.published = ADDRESS[target] as string
     for (const name of state.pointsAt.keys()) state.pointsAt.set(name, state.published)
+    changed()
   }
 
   /** Only what the commands use. */
@@ -65,15 +78,17 @@ export function fakeCluster(meddle: Meddle = () => {}) {
         await call(`${name} pause`, signal)
         state.paused.set(name, owner ?? '')
       },
-      async resume({ signal }: Parameters<Api['resume']>[0]) {
+      async resume({ owner, signal }: Parameters<Api['resume']>[0]) {
         await call(`${name} resume`, signal)
+        if (owner && state.paused.has(name) && state.paused.get(name) !== owner) return { stallMs: 0 }
         if (!state.primary || state.pointsAt.get(name) !== ADDRESS[state.primary])
           state.letGoWrongly.push(name)
         state.paused.delete(name)
+        return { stallMs: name === app ? 31 : 12 }
       },
       async migrate({ target, signal }: Parameters<Api['migrate']>[0]) {
         await call(`${name} migrate`, signal)
-        state.constraint = target ?? 'pg02'
+        state.constraint = target || second
         setTimeout(move, 5)
       },
       async unmigrate({ signal }: Parameters<Api['unmigrate']>[0]) {
@@ -90,14 +105,32 @@ export function fakeCluster(meddle: Meddle = () => {}) {
           await sleep(2, signal)
         }
       },
+      async transactions({ olderThanMs, signal }: Parameters<Api['transactions']>[0]) {
+        await call(`${name} transactions`, signal)
+        return state.open.filter(({ ageMs }) => ageMs > olderThanMs)
+      },
+      async terminate({ transactions, signal }: Parameters<Api['terminate']>[0]) {
+        await call(`${name} terminate ${transactions.map(({ pid }) => pid)}`, signal)
+        return transactions.map(({ pid, since }) => {
+          const found = state.open.findIndex((each) => each.pid === pid && each.since === since)
+          if (found >= 0) state.open.splice(found, 1)
+          return { pid, ended: found >= 0, error: '' }
+        })
+      },
+      async rejoin({ signal }: Parameters<Api['rejoin']>[0]) {
+        await call(`${name} rejoin`, signal)
+        if (state.rejoins !== true) throw new Failed(`${name}: rejoin: ${state.rejoins}`)
+        state.stopped.delete(name)
+        return { event: 'receipt', ok: true }
+      },
       close() {},
     }) as unknown as Api
-  const apis = new Map([...NODES, 'app01'].map((name) => [name, api(name)]))
+  const apis = new Map(Object.keys(machines).map((name) => [name, api(name)]))
 
   const view = () =>
     ({
       quorum: true,
-      dc: 'pg01',
+      dc: first,
       version: '3.0.0',
       maintenance: false,
       fencing: true,
@@ -111,8 +144,8 @@ export function fakeCluster(meddle: Meddle = () => {}) {
         standby: false,
         maintenance: false,
         failed: false,
-        role: name === state.primary ? 'Promoted' : 'Unpromoted',
-        status: name === state.primary ? 'PRI' : name === 'pg03' ? 'HS:potential' : 'HS:sync',
+        role: name === state.primary ? 'Promoted' : state.stopped.has(name) ? 'Stopped' : 'Unpromoted',
+        status: name === state.primary ? 'PRI' : name === third ? 'HS:potential' : 'HS:sync',
         unclean: false,
         dataStatus: name === state.primary ? 'LATEST' : 'STREAMING|SYNC',
         score: name === state.primary ? 1000 : 100,
@@ -128,37 +161,40 @@ export function fakeCluster(meddle: Meddle = () => {}) {
     const primary = name === state.primary
     return {
       name,
-      address: ADDRESS[name] ?? '10.0.0.21',
+      address: ADDRESS[name] as string,
       at: new Date().toISOString(),
       api: node ? 'supervise' : 'proxy',
       version: '0.1.0',
       errors: [],
-      pause: null,
-      cluster: node ? view() : null,
-      postgres: node
-        ? {
-            role: primary ? 'primary' : 'standby',
-            timeline: state.epoch,
-            lsn: '0/5000148',
-            replayLsn: '0/5000148',
-            upstream: null,
-            version: '17.6',
-            replayPaused: false,
-            replayLagBytes: 0,
-            diskFree: 2 ** 34,
-            prepared: [],
-            longest: [],
-            replication: primary
-              ? NODES.filter((other) => other !== name).map((other) => ({
-                  name: other,
-                  state: 'streaming',
-                  syncState: other === 'pg03' ? 'potential' : 'sync',
-                  lagBytes: 0,
-                  lagMs: 0,
-                }))
-              : [],
-          }
+      pause: state.paused.has(name)
+        ? { owner: state.paused.get(name) ?? '', expiresAt: '2026-01-01T00:00:10Z' }
         : null,
+      cluster: node ? view() : null,
+      postgres:
+        node && !state.stopped.has(name)
+          ? {
+              role: primary ? 'primary' : 'standby',
+              timeline: state.epoch,
+              lsn: '0/5000148',
+              replayLsn: '0/5000148',
+              upstream: null,
+              version: '17.6',
+              replayPaused: false,
+              replayLagBytes: 0,
+              diskFree: 2 ** 34,
+              prepared: [],
+              longest: [],
+              replication: primary
+                ? NODES.filter((other) => other !== name && !state.stopped.has(other)).map((other) => ({
+                    name: other,
+                    state: 'streaming',
+                    syncState: other === third ? 'potential' : 'sync',
+                    lagBytes: 0,
+                    lagMs: 0,
+                  }))
+                : [],
+            }
+          : null,
       pgbouncer: {
         version: '1.24.1',
         clientsActive: 1,
@@ -216,9 +252,16 @@ export function fakeCluster(meddle: Meddle = () => {}) {
       const primary = nameAt(state.published)
       return primary && state.published ? { epoch: state.epoch, primary, address: state.published } : null
     },
-    keep: async (record) => void kept.push(record),
+    keep: async (record) => {
+      const same = kept.findIndex(({ at }) => at === record.at)
+      kept.splice(same < 0 ? kept.length : same, 1, record)
+    },
     history: async () => kept,
     close() {},
   }
-  return { state, world, kept, statusOf, apis }
+  /** Calls back whenever somebody is published as primary. */
+  const onChange = (callback: () => void) => {
+    changed = callback
+  }
+  return { state, world, kept, statusOf, view, apis, onChange }
 }

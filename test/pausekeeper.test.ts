@@ -25,7 +25,10 @@ async function world(body: (world: World) => Promise<void>, own: Partial<Valve> 
   const did: string[] = []
   const valve: Valve = {
     pause: async () => void did.push('PAUSE'),
-    resume: async () => void did.push('RESUME'),
+    resume: async () => {
+      did.push('RESUME')
+      return 7
+    },
     ...own,
   }
   const clock = { now: 1000, boot: 'b1', uptime: () => clock.now }
@@ -129,6 +132,7 @@ test('where even the undo fails it is tried until it works', async () => {
   const resume = async () => {
     if (broken-- > 0) throw new Failed('PgBouncer is down')
     resumed += 1
+    return 0
   }
   const silent = process.stderr.write
   process.stderr.write = () => true

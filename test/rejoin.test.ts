@@ -236,6 +236,28 @@ test('a step that fails ends it: nothing is released', async () => {
   assert.equal(it.did, ['keep lost', 'checkpoint'])
 })
 
+for (const [what, over, ok] of [
+  ['clean data is done', {}, true],
+  ['diverged data is refused, and untouched', DIVERGED, false],
+] as [string, Partial<Local>, boolean][])
+  test(`--if-clean: ${what}; the last line of --json is a receipt that says so`, async () => {
+    const it = scene(over, ['--yes', '--json', '--if-clean'])
+    const error = await it.run()
+    const receipt = JSON.parse(it.text().trim().split('\n').at(-1) ?? '')
+    assert.equal([receipt.event, receipt.ok], ['receipt', ok])
+    assert.equal(it.did, ok ? END : [])
+    if (ok) return
+    assert.instance(error, Refused)
+    assert.is(receipt.error, 'pg01 is not clean: diverged: pg_rewind to 0/5000000')
+    assert.match(receipt.hint, 'sudo pgcm-rejoin on pg01')
+  })
+
+test('--json: a refusal has a receipt, too', async () => {
+  const it = scene({ primary: async () => null }, ['--yes', '--json'])
+  await it.run()
+  assert.is(JSON.parse(it.text()).error, 'there is no primary to rejoin to')
+})
+
 test('--json: evidence, events, receipt', async () => {
   const it = scene({}, ['--yes', '--json'])
   await it.run()

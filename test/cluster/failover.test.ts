@@ -2,6 +2,7 @@
 import pg from 'pg'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { until } from '../../lib/wait.ts'
 import { bouncer, healthy, leftovers, pointsAt, primary, published, standby } from './cluster.ts'
 import { address, bouncers, failing, inside, psql, secret } from './machines.ts'
 import { note, scenario, underLoad } from './scenario.ts'
@@ -92,6 +93,51 @@ scenario('an open transaction makes pgcm-failover give up with exit 1, naming wh
   }
   assert.is(await primary(), old)
   await moved(old)
+})
+
+scenario('--rejoin: the whole round trip is one command, and the history shows it', 90, async () => {
+  const old = (await primary()) as string
+  const sync = await standby('HS:sync')
+  await failover('--rejoin')
+  await moved(sync)
+  const streams = `select count(*) from pg_stat_replication where state = 'streaming' and application_name = '${old}'`
+  assert.is(await psql(sync, streams), '1')
+  await healthy(30_000)
+  const { stdout } = await inside('app01', ['pgcm-status', '--history'])
+  assert.match(stdout.trim().split('\n').at(-1) ?? '', `${old} -> ${sync}  held `)
+})
+
+scenario('--drain terminate ends the old transaction that blocks the pause, and no other', 90, async () => {
+  const connect = async () => {
+    const where = {
+      host: address('app01'),
+      port: 6432,
+      user: 'app',
+      password: secret('app'),
+      database: 'app',
+    }
+    const client = new pg.Client(where)
+    client.on('error', () => {})
+    await client.connect()
+    return client
+  }
+  const [stuck, quick] = [await connect(), await connect()]
+  await stuck.query('begin')
+  await stuck.query('create temp table held (x int) on commit drop')
+  await until('it is old', { timeoutMs: 10_000, everyMs: 250 }, async () => {
+    const age = `select count(*) from pg_stat_activity where usename = 'app' and now() - xact_start > interval '2 s'`
+    return (await psql((await primary()) as string, age)) === '1'
+  })
+  const sync = await standby('HS:sync')
+  try {
+    await failover('--drain', 'terminate:2s', '--rejoin')
+    await moved(sync)
+    assert.match(await stuck.query('select 1').then(String, String), /rror/)
+    assert.is((await quick.query('select 1 as one')).rows[0].one, 1)
+  } finally {
+    for (const client of [stuck, quick]) await client.end().catch(() => {})
+  }
+  await healthy(30_000)
 })
 
 test.run()

@@ -243,16 +243,3 @@ export function standbysOf(cluster: ClusterView): NodeView[] {
 export function syncStandbyOf(cluster: ClusterView): NodeView | null {
   return standbysOf(cluster).find((node) => /\|(SYNC|QUORUM)$/.test(node.dataStatus ?? '')) ?? null
 }
-
-/**
- * Whether a node's agent says that it has promoted, and Pacemaker has not written down yet that the promotion is done: crm_mon
- * would not show it. A look at the text, since it is made again and again in the moment that counts.
- */
-export function promotionUnderWay(cibXml: string, { resource }: Names, node: string): boolean {
-  const state = cibXml
-    .split('<node_state ')
-    .find((each) => each.slice(0, each.indexOf('>')).includes(`uname="${node}"`))
-  if (!state?.includes(`name="${resource}-status" value="PRI"`)) return false
-  const last = state.match(new RegExp(`<lrm_rsc_op id="${resource}_last_0"[^>]*>`))?.[0] ?? ''
-  return !(/ operation="promote"/.test(last) && / rc-code="0"/.test(last)) && !/ rc-code="8"/.test(last)
-}

@@ -34,38 +34,37 @@ export interface Snapshot {
   cib: string
 }
 
+/** The CIB as this node has it. One that is not `ripe` is read again for a moment. */
+export async function readCib(
+  { timeoutMs, signal }: Bounds,
+  ripe: (cib: string) => boolean = () => true,
+): Promise<string> {
+  const start = now()
+  for (;;) {
+    const { stdout } = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
+    if (ripe(stdout) || now() - start > RIPENING_MS || signal?.aborted) return stdout
+    await sleep(10, signal)
+  }
+}
+
 /**
  * The cluster as this node's Pacemaker has it. crm_mon is given the very CIB that was read, so that roles, attributes and epochs
- * belong to one moment: two questions could give the old primary with the new epoch. Where nothing has changed since `last`,
- * that is what comes back. A CIB that is not `ripe` is read again for a moment before it is looked at.
+ * belong to one moment: two questions could give the old primary with the new epoch.
  */
-export async function takeSnapshot(
-  names: Names,
-  { timeoutMs, signal }: Bounds,
-  last?: Snapshot,
-  ripe: (cib: string) => boolean = () => true,
-): Promise<Snapshot> {
-  const read = () => sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
-  const start = now()
-  let cib = await read()
-  while (!ripe(cib.stdout) && now() - start < RIPENING_MS && !signal?.aborted) {
-    await sleep(10, signal)
-    cib = await read()
-  }
-  if (cib.stdout === last?.cib) return last
-  const monitor = await withFile(cib.stdout, (file) =>
+export async function lookAt(cib: string, names: Names, { timeoutMs, signal }: Bounds): Promise<Snapshot> {
+  const monitor = await withFile(cib, (file) =>
     sh(['crm_mon', '--one-shot', '--output-as=xml'], {
       timeoutMs,
       env: { ...process.env, CIB_file: file },
       ...common(signal),
     }),
   )
-  return { view: view(monitor.stdout, cib.stdout, names), cib: cib.stdout }
+  return { view: view(monitor.stdout, cib, names), cib }
 }
 
 /** The view alone. */
 export const readCluster = async (names: Names, bounds: Bounds): Promise<ClusterView> =>
-  (await takeSnapshot(names, bounds)).view
+  (await lookAt(await readCib(bounds), names, bounds)).view
 
 /** The constraint that makes `target` the only place for the promoted role, until `expires`. */
 export function moveConstraint(clone: string, target: string, expires: Date): string {

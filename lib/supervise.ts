@@ -2,7 +2,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { serve } from './apiserver.ts'
 import { run } from './cli.ts'
-import { type ClusterView, type Names, primaryOf, promotionUnderWay } from './cluster.ts'
+import { type ClusterView, type Names, primaryOf } from './cluster.ts'
 import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life, stateDir } from './daemon.ts'
@@ -11,9 +11,10 @@ import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
-import { type Snapshot, takeSnapshot } from './pacemaker.ts'
+import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
 import { keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
+import { afterPromotion, promotionUnderWay } from './promotion.ts'
 import { Behind, decide, keysOf, publish } from './publish.ts'
 import { etcdSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
@@ -52,30 +53,28 @@ async function follow(
     pokedBefore = poked
     wake = new AbortController()
     try {
-      const ripe = (cib: string) => !woken || !promotionUnderWay(cib, names, hostname())
-      const snapshot = await takeSnapshot(
-        names,
-        { timeoutMs: config.pacemakerGetTimeout, signal },
-        last,
-        ripe,
-      )
-      log.cleared('pacemaker.read')
-      if (snapshot !== last) {
-        last = snapshot
-        await seen(snapshot.view)
+      const bounds = { timeoutMs: config.pacemakerGetTimeout, signal }
+      const cib = await readCib(bounds, (text) => !woken || !promotionUnderWay(text, names, hostname()))
+      if (cib !== last?.cib) {
+        const early = woken && last && afterPromotion(last.view, cib, names, hostname())
+        if (early) await seen(early)
+        last = await lookAt(cib, names, bounds)
+        await seen(last.view)
       } else calm()
+      log.cleared('pacemaker.read')
     } catch (error) {
       if (!signal.aborted) log.trouble('pacemaker.read', { error })
     }
     alive()
+    if (woken) looks = 0
     if (poked !== pokedBefore) {
-      looks = 0
       await sleep(5, signal) // pokes come in bursts
     } else {
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
       await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
-      if (busy()) await sleep((BUSY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
+      if (afterlook === undefined && busy())
+        await sleep((BUSY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
     }
   }
 }

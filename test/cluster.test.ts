@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { primaryOf, promotionUnderWay, standbysOf, syncStandbyOf, view } from '../lib/cluster.ts'
+import { primaryOf, standbysOf, syncStandbyOf, view } from '../lib/cluster.ts'
 import { moveConstraint } from '../lib/pacemaker.ts'
 
 const names = { resource: 'Postgresql', clone: 'msPostgresql' }
@@ -134,22 +134,6 @@ test('what is no whole cluster is none at all', () => {
   ]
   for (const [m, c] of bad)
     assert.throws(() => view(m, c, names), /Pacemaker printed|crm_mon failed|no version/)
-})
-
-test('a promotion is under way from the word of the agent to the word of Pacemaker', () => {
-  const state = (status: string, last: string) =>
-    `<cib><node_state id="1" uname="pg01"><nvpair id="a" name="Postgresql-status" value="${status}"/>` +
-    `<lrm_rsc_op id="Postgresql_last_0" ${last}/></node_state><node_state id="2" uname="pg02"></node_state></cib>`
-  for (const [expected, status, last] of [
-    [true, 'PRI', 'operation="start" call-id="4" rc-code="0"'],
-    [true, 'PRI', 'operation="promote" call-id="5" rc-code="1"'],
-    [false, 'PRI', 'operation="promote" call-id="5" rc-code="0"'],
-    [false, 'PRI', 'operation="monitor" call-id="2" rc-code="8"'],
-    [false, 'HS:sync', 'operation="start" call-id="4" rc-code="0"'],
-  ] as const)
-    assert.is(promotionUnderWay(state(status, last), names, 'pg01'), expected, `${status} ${last}`)
-  assert.is(promotionUnderWay(state('PRI', ''), names, 'pg02'), false)
-  assert.is(promotionUnderWay(healthy.cib, names, 'pg03'), false)
 })
 
 test.run()

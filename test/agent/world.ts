@@ -29,6 +29,7 @@ const test = dirname(dirname(fileURLToPath(import.meta.url)))
 /** The agent; another copy of it, to see whether the tests notice. */
 export const AGENT = process.env.PGCM_TEST_AGENT ?? join(dirname(test), 'ansible/roles/pacemaker/files/pgsql')
 const STUBS = join(test, 'stubs/agent')
+const RUN = 'run/pgcm-Postgresql'
 /** What the agent may call besides the stubs: POSIX, coreutils and util-linux. */
 const TOOLS =
   'awk cat chmod cut date env flock grep mkdir mv readlink rm rmdir sed setsid sh sleep sort stat tail timeout tr wc'.split(
@@ -205,6 +206,8 @@ export class World {
         },
       },
     )
+    // What it has left to be done behind its back is done under its lock.
+    if (this.has(`${RUN}/lock`)) await sh(['flock', this.path(RUN, 'lock'), 'true'], { timeoutMs: 10_000 })
     const reason =
       stderr
         .match(/^ocf-exit-reason:.*$/gm)

@@ -54,7 +54,7 @@ function backendsMs(rig: Rig): number {
   return of('pg01') + of('pg02')
 }
 
-const LOOP = `TIMEFORMAT='%3U %3S'; runs=$1; shift
+const LOOP = `export LC_ALL=C TIMEFORMAT='%3U %3S'; runs=$1; shift
 read -r before < <(echo "$BASHPID")
 time for ((i = 0; i < runs; i++)); do "$@" >/dev/null 2>&1 || [ $? -eq 8 ] || exit; done
 read -r after < <(echo "$BASHPID")

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
-import { NODES, programs, Rig } from './agent/rig.ts'
+import { type NODES, programs, Rig } from './agent/rig.ts'
 import { AGENT } from './agent/world.ts'
 
 const { bindir, missing } = programs()
@@ -21,7 +21,7 @@ function wrapper(): string {
   const agent = join(rig.dir, 'pgsql')
   copyFileSync(AGENT, agent) // ocf-tester reads it as nobody, who may not enter where the repository is
   const on = (node: (typeof NODES)[number]) => {
-    const { PATH: _, ...environment } = rig.environment(node)
+    const { PATH: _, ...environment } = { ...rig.environment(node), OCF_RESKEY_vote_timeout: '15' } // a busy machine
     return quoted([
       'env',
       ...Object.entries(environment).map(([name, value]) => `${name}=${value}`),
@@ -34,7 +34,8 @@ PATH='${rig.environment('pg01').PATH}'
 own() { ${on('pg01')} "$@"; }
 notify() {
 	export OCF_RESKEY_CRM_meta_notify_type=$1 OCF_RESKEY_CRM_meta_notify_operation=promote OCF_RESKEY_CRM_meta_notify_promote_uname=pg01
-${NODES.map((node) => `\t${on(node)} notify &`).join('\n')}
+	${on('pg01')} notify # as after its start: it has called before the others are asked
+${(['pg02', 'pg03'] as const).map((node) => `\t${on(node)} notify &`).join('\n')}
 	wait
 }
 case $1 in

@@ -21,7 +21,8 @@ function wrapper(): string {
   const agent = join(rig.dir, 'pgsql')
   copyFileSync(AGENT, agent) // ocf-tester reads it as nobody, who may not enter where the repository is
   const on = (node: (typeof NODES)[number]) => {
-    const { PATH: _, ...environment } = { ...rig.environment(node), OCF_RESKEY_vote_timeout: '15' } // a busy machine
+    const { PATH: _, ...environment } = rig.environment(node)
+    environment.OCF_RESKEY_vote_timeout = '15' // a busy machine
     return quoted([
       'env',
       ...Object.entries(environment).map(([name, value]) => `${name}=${value}`),

@@ -112,7 +112,7 @@ test('our CIB has no trap: every single and double loss that leaves a quorum end
   const { findings, simulated } = await simulate(
     readFileSync(await cib, 'utf8'),
     names,
-    AbortSignal.timeout(60_000),
+    AbortSignal.timeout(240_000),
   )
   assert.equal(findings, [])
   assert.ok(simulated > 30, `${simulated} losses`)

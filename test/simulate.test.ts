@@ -16,7 +16,7 @@ const names = { resource: 'Postgresql', clone: 'msPostgresql' }
 const healthy = fixture('trixie-healthy') // pg03 is primary, pg01 sync, pg02 potential
 const ask = async (cib: string) => {
   await needTools()
-  return simulate(cib, names, AbortSignal.timeout(60_000))
+  return simulate(cib, names, AbortSignal.timeout(240_000))
 }
 const brief = (findings: Finding[]) =>
   findings.map(({ lost, constraints }) => `${lost.map(lossText).join(' + ')}: ${constraints.join(' ')}`)

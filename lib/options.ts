@@ -592,6 +592,22 @@ export const options = [
     help: 'show the failovers of the past instead',
   },
   {
+    name: 'simulate',
+    type: 'bool',
+    default: false,
+    oneShot: true,
+    scripts: ['status'],
+    help: "try every single and double loss of a machine or of a resource's instance with Pacemaker's crm_simulate, and show those after which nobody is primary though a quorum is left: exit 0 if there is none, else 1. Nothing is touched. On a Postgres node, or with --cib-file. It assumes that fencing and every other action succeed, and that any standby that runs may be promoted: the agent sets the scores anew once the primary is gone, and then the votes decide. Takes 2m at most",
+  },
+  {
+    name: 'cib-file',
+    type: 'string',
+    default: '',
+    oneShot: true,
+    scripts: ['status'],
+    help: "simulate: on what 'cibadmin --query' has printed to this file; empty: on the cluster of this machine",
+  },
+  {
     name: 'rejoin-timeout',
     type: 'duration',
     default: '1m',

@@ -2,7 +2,9 @@
 import { run } from './cli.ts'
 import { colour } from './colour.ts'
 import type { Config } from './config.ts'
+import { Refused } from './errors.ts'
 import { historyLine, type Receipt } from './receipt.ts'
+import { simulation } from './simulate.ts'
 import { clusterOf, members, primaryOf, type Survey, streaming } from './survey.ts'
 import { tableOf, topology } from './topology.ts'
 import type { Out } from './view.ts'
@@ -92,6 +94,8 @@ export async function history(config: Config, world: Surroundings, out: Out): Pr
 
 export const main = () =>
   run('status', async (config, _, io) => {
+    if (config.cibFile && !config.simulate) throw new Refused('--cib-file goes with --simulate')
+    if (config.simulate) return simulation(config, io.stdout)
     const world = connectWorld(config)
     try {
       return await (config.history ? history : status)(config, world, io.stdout)

@@ -57,11 +57,16 @@ test('its meta-data is as the standard has it', async () => {
   assert.is(new Set(monitors.map(({ interval }) => interval)).size, 2, 'roles need different intervals')
 })
 
-/** The schema itself belongs to resource-agents: it is asked where that is installed. */
-const SCHEMA = '/usr/share/resource-agents/metadata.rng'
-if (existsSync(SCHEMA)) {
-  test('its meta-data passes the schema of resource-agents', async () => {
-    await sh(['xmllint', '--noout', '--nonet', '--relaxng', SCHEMA, '-'], { input: await metaData() })
+/** Schemas of others: Pacemaker's own comes with release 3.0. */
+const SCHEMAS = {
+  'resource-agents': '/usr/share/resource-agents/metadata.rng',
+  Pacemaker: '/usr/share/pacemaker/api/ocf-ra-1.1.rng',
+}
+for (const [whose, schema] of Object.entries(SCHEMAS)) {
+  if (whose === 'Pacemaker' && !existsSync(schema)) continue
+  test(`its meta-data passes the schema of ${whose}`, async () => {
+    assert.ok(existsSync(schema), `no ${schema}: apt install pacemaker-cli-utils`)
+    await sh(['xmllint', '--noout', '--nonet', '--relaxng', schema, '-'], { input: await metaData() })
   })
 }
 

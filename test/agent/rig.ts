@@ -94,31 +94,36 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
 `
   }
 
-  /** An action as Pacemaker calls it; `notify TYPE-OPERATION CANDIDATE`; `monitor` recurs, `probe` does not. */
-  async agent(node: Node, call: string): Promise<Outcome> {
-    const [verb = '', event = '', candidate = ''] = call.split(' ')
-    const [type = '', operation = ''] = event.split('-')
+  /** What the agent finds in its environment on a node. */
+  environment(node: Node): Record<string, string> {
     const parameters = {
       ...{ pgdata: this.path(node, 'data'), bindir: this.bindir, config: this.path(node, 'postgresql.conf') },
       ...{ pgport: `${this.port}`, socketdir: this.path(node, 'sock'), tmpdir: this.path(node, 'tmp') },
       ...{ repuser: 'postgres', node_list: NODES.join(' ') },
     }
+    return {
+      PATH: `${STUBS}:${process.env.PATH}`,
+      WORLD: this.dir,
+      HA_RSCTMP: this.path(node, 'run'),
+      OCF_RESOURCE_INSTANCE: 'Postgresql',
+      OCF_RESKEY_CRM_meta_on_node: node,
+      ...Object.fromEntries(Object.entries(parameters).map(([name, value]) => [`OCF_RESKEY_${name}`, value])),
+    }
+  }
+
+  /** An action as Pacemaker calls it; `notify TYPE-OPERATION CANDIDATE`; `monitor` recurs, `probe` does not. */
+  async agent(node: Node, call: string): Promise<Outcome> {
+    const [verb = '', event = '', candidate = ''] = call.split(' ')
+    const [type = '', operation = ''] = event.split('-')
     const { code, stderr } = await sh(['/bin/sh', AGENT, verb === 'probe' ? 'monitor' : verb], {
       timeoutMs: 30_000,
       okCodes: Array.from({ length: 256 }, (_, code) => code),
       env: {
-        PATH: `${STUBS}:${process.env.PATH}`,
-        WORLD: this.dir,
-        HA_RSCTMP: this.path(node, 'run'),
-        OCF_RESOURCE_INSTANCE: 'Postgresql',
-        OCF_RESKEY_CRM_meta_on_node: node,
+        ...this.environment(node),
         OCF_RESKEY_CRM_meta_interval: verb === 'monitor' ? '1000' : '0',
         OCF_RESKEY_CRM_meta_notify_type: type,
         OCF_RESKEY_CRM_meta_notify_operation: operation,
         OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
-        ...Object.fromEntries(
-          Object.entries(parameters).map(([name, value]) => [`OCF_RESKEY_${name}`, value]),
-        ),
       },
     })
     const reason =

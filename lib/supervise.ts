@@ -169,7 +169,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
     bind: config.bindAddress,
     tls,
     allowed: allowedNames(config, tls),
-    handlers: measured(nodeHandlers(config, names, console, pauses, () => view)),
+    handlers: measured(nodeHandlers(config, names, console, etcd, pauses, () => view)),
   })
 
   // A key that was deleted or overwritten comes back, whoever did it.

@@ -76,15 +76,19 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
 /** Etcd is ahead of what this node sees: of an epoch it has not heard of yet, or of one it will never see. */
 export class Behind extends Failed {}
 
+/** Etcd was ahead a moment ago, and has lost what it had: another node knows better what to put there. */
+export class Doubtful extends Behind {}
+
 /**
  * Makes etcd say `seen`. Gives what was written, or null where nothing had to be; throws `Behind` where it must not be.
- * `known`, if it is still right, saves a question.
+ * `known`, if it is still right, saves a question. With `doubted` nothing is written: `Doubtful` says that it would have been.
  */
 export async function publish(
   etcd: Etcd,
   keys: { primary: string; cluster: string },
   seen: Cluster,
   known: Record<string, Value | null> | null = null,
+  doubted = false,
 ): Promise<{ cluster: string | null; primary: string | null } | null> {
   for (let attempt = 0; attempt < 5; attempt++) {
     const values = (attempt === 0 && known) || (await etcd.read([keys.cluster, keys.primary]))
@@ -96,6 +100,7 @@ export async function publish(
       const hint = 'If this cluster was made anew, delete its keys in etcd.'
       throw new Behind(`not published: ${decision.refuse}`, hint)
     }
+    if (doubted) throw new Doubtful('not published: etcd refused this view a moment ago, and has lost why')
     const { write } = decision
     const puts = {
       ...(write.cluster && { [keys.cluster]: write.cluster }),

@@ -1,7 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Etcd, Value } from '../lib/etcd.ts'
-import { type Cluster, decide, publish } from '../lib/publish.ts'
+import { Behind, type Cluster, Doubtful, decide, publish } from '../lib/publish.ts'
 
 const keys = { primary: '/master', cluster: '/cluster' }
 
@@ -72,6 +72,19 @@ test('a key that was deleted or overwritten comes back', async () => {
     put(keys.cluster, rubbish)
     assert.equal([await say(3, 'pg1'), address()], ['written', '10.0.0.1'], rubbish)
   }
+})
+
+test('a view that was refused a moment ago is not written into an etcd that has lost why', async () => {
+  const { etcd, say, store, address } = fakeEtcd()
+  await say(3, 'pg1')
+  assert.is(await say(2, 'pg2'), 'not published')
+  const again = () => publish(etcd, keys, seen(2, 'pg2'), null, true).catch((error) => error)
+  const refusal = await again()
+  assert.ok(refusal instanceof Behind && !(refusal instanceof Doubtful), 'etcd still says why')
+  store.clear()
+  assert.instance(await again(), Doubtful)
+  assert.is(address(), undefined)
+  assert.is(await say(2, 'pg2'), 'written')
 })
 
 test('of several that write at once the newest epoch stays', async () => {

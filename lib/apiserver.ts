@@ -64,7 +64,7 @@ function answer(error: unknown): Partial<grpc.ServiceError> {
         : grpc.status.INTERNAL
   // A bug is told to the log, not to the network.
   const text = error instanceof Expected ? messageOf(error) : 'internal error; the log of this node has it'
-  // Half a surrogate pair, from the request or from the cut, would throw in grpc-js where nobody catches it.
+  // Half a surrogate pair, left by the cut, would throw in grpc-js where nobody catches it.
   const details = Buffer.from(text.slice(0, 2000)).toString()
   return { code, details, metadata }
 }

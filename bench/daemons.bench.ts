@@ -11,8 +11,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { now, since, sleep, until } from '../lib/wait.ts'
 import { member, Store } from '../test/etcdserver.ts'
+import { fakeConsole } from '../test/fakeconsole.ts'
 import { address, supervise } from '../test/supervised.ts'
-import { fakeConsole } from './console.ts'
 
 const { values } = parseArgs({
   options: { scale: { type: 'string', default: '1' }, json: { type: 'boolean', default: false } },

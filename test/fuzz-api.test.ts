@@ -124,6 +124,7 @@ test('10,000 calls that nobody meant', async () => {
     },
     resume: async () => {
       paused = false
+      return 0
     },
   }
   const pauses = keeper(valve, join(dir, 'pause.json'), systemClock())

@@ -2,6 +2,9 @@ import { networkInterfaces } from 'node:os'
 import grpc from '@grpc/grpc-js'
 import type { Blocker } from './api.ts'
 import { Expected, messageOf, Refused } from './errors.ts'
+import { type CallLimits, callerOf, callLimits, gate } from './gate.ts'
+import { healthService } from './healthservice.ts'
+import { type ConnectionLimits, connectionLimits, listen } from './listener.ts'
 import { log } from './log.ts'
 import { blockersKey, definition, type Rpc } from './proto.ts'
 import type { Tls } from './tls.ts'
@@ -30,23 +33,23 @@ export interface ApiOptions {
   /** Names (CN) of the client certificates that may call. */
   allowed: string[]
   handlers: Partial<Record<Rpc, Handler>>
+  /** For tests. */
+  limits?: Partial<CallLimits & ConnectionLimits>
 }
 
-const loopback = /^(127\.|\[::1\]|localhost$)/
+const loopback = /^(127\.|::1$|localhost$)/
 
-/** `:8080` -> `[::]:8080`, every address of the machine. */
-function listenAddress(bind: string): { host: string; address: string } {
+/** `:8080` -> `::` and 8080, every address of the machine. */
+function listenAddress(bind: string): { host: string; port: number } {
   const [, host = '', port] = bind.match(/^(.*):(\d+)$/) ?? []
   if (!port || Number(port) > 65535) throw new Refused(`bind-address: ${bind} is not [host]:port`)
   // Both families where the kernel has both.
-  const any = networkInterfaces().lo?.some(({ family }) => family === 'IPv6') ? '[::]' : '0.0.0.0'
-  return { host, address: `${host || any}:${port}` }
+  const any = networkInterfaces().lo?.some(({ family }) => family === 'IPv6') ? '::' : '0.0.0.0'
+  return { host: host.replace(/^\[(.*)\]$/, '$1') || any, port: Number(port) }
 }
 
-function nameOf(call: grpc.ServerUnaryCall<never, never>): string | undefined {
-  const subject = call.getAuthContext()?.sslPeerCertificate?.subject as { CN?: string } | undefined
-  return subject?.CN
-}
+/** No call takes longer, whatever its caller's deadline. */
+const LONGEST_MS = 3_660_000
 
 function answer(error: unknown): Partial<grpc.ServiceError> {
   const metadata = new grpc.Metadata()
@@ -61,22 +64,30 @@ function answer(error: unknown): Partial<grpc.ServiceError> {
         : grpc.status.INTERNAL
   // A bug is told to the log, not to the network.
   const text = error instanceof Expected ? messageOf(error) : 'internal error; the log of this node has it'
-  return { code, details: text.slice(0, 2000), metadata }
+  // Half a surrogate pair, left by the cut, would throw in grpc-js where nobody catches it.
+  const details = Buffer.from(text.slice(0, 2000)).toString()
+  return { code, details, metadata }
 }
 
-/** Every call goes through here: who may, what it cost, and an answer whatever happened. */
-function handle(rpc: Rpc, handler: Handler, allowed: string[] | null): grpc.handleUnaryCall<never, never> {
+/** Every call of ours goes through here: what it cost, and one answer whatever happened. */
+function handle(rpc: Rpc, handler: Handler): grpc.handleUnaryCall<never, never> {
   return (call, reply) => {
     const start = now()
-    const caller = nameOf(call)
+    const caller = callerOf(call)
     const peer = call.getPeer()
     const gone = new AbortController()
     let replied = false
     call.on('cancelled', () => {
       if (!replied) gone.abort() // grpc-js says cancelled after every call
     })
+    const tooLong = setTimeout(() => {
+      gone.abort()
+      finish(new Fault(grpc.status.DEADLINE_EXCEEDED, 'it took too long'))
+    }, LONGEST_MS).unref()
     const finish = (error: unknown, response?: object) => {
+      if (replied) return
       replied = true
+      clearTimeout(tooLong)
       const fields = { rpc, peer, caller, elapsed: since(start) }
       if (error) {
         const { code, details, metadata } = answer(error)
@@ -93,9 +104,6 @@ function handle(rpc: Rpc, handler: Handler, allowed: string[] | null): grpc.hand
         reply(null, response as never)
       }
     }
-    if (allowed && !(caller && allowed.includes(caller))) {
-      return finish(new Fault(grpc.status.PERMISSION_DENIED, `${caller ?? 'nobody'} may not call this API`))
-    }
     Promise.resolve()
       .then(() => handler(call.request as Record<string, unknown>, gone.signal))
       .then(
@@ -109,40 +117,49 @@ function handle(rpc: Rpc, handler: Handler, allowed: string[] | null): grpc.hand
  * Serves the API. Without TLS it refuses to start; pass `tls: null` only where the operator said so.
  * Throws `Refused` when the address cannot be had.
  */
-export async function serve({ bind, tls, allowed, handlers }: ApiOptions) {
+export async function serve({ bind, tls, allowed, handlers, limits }: ApiOptions) {
+  let trust: (peer: string) => void = () => {}
   const server = new grpc.Server({
     'grpc.max_receive_message_length': 64 * 1024,
     'grpc.max_concurrent_streams': 32,
     'grpc.keepalive_time_ms': 30_000,
     'grpc.keepalive_timeout_ms': 5_000,
     'grpc.max_connection_idle_ms': 300_000,
+    'grpc-node.max_session_memory': 4, // MB
+    interceptors: [gate(tls && allowed, (peer) => trust(peer), { ...callLimits, ...limits })],
   })
   const entries = Object.entries(handlers) as [Rpc, Handler][]
   // What is missing answers UNIMPLEMENTED: that is grpc-js's own default for a handler that is not there.
   server.addService(
     definition.service,
-    Object.fromEntries(entries.map(([rpc, handler]) => [rpc, handle(rpc, handler, tls && allowed)])) as never,
+    Object.fromEntries(entries.map(([rpc, handler]) => [rpc, handle(rpc, handler)])) as never,
   )
-  const credentials = tls
-    ? grpc.ServerCredentials.createSsl(tls.ca, [{ cert_chain: tls.cert, private_key: tls.key }], true)
-    : grpc.ServerCredentials.createInsecure()
-  const { host, address } = listenAddress(bind)
-  const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(address, credentials, (error, bound) => {
-      if (error) reject(new Refused(`cannot listen on ${address}: ${messageOf(error)}`))
-      else resolve(bound)
-    })
+  const healthy = async () => {
+    const reply = await handlers.health_check?.({}, new AbortController().signal)
+    return (reply as { status?: string } | undefined)?.status === 'HEALTHY'
+  }
+  const health = healthService(healthy)
+  server.addService(health.service, health.implementation)
+  // The connections are ours, with or without TLS, so that bad ones are told from good ones; grpc-js gets them open.
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure())
+  const address = listenAddress(bind)
+  const listener = await listen(address, tls, (socket) => injector.injectConnection(socket), {
+    ...connectionLimits,
+    ...limits,
   })
-  if (!tls && !loopback.test(host)) {
+  trust = listener.trust
+  if (!tls && !loopback.test(address.host)) {
     log.warn('api.insecure', {
-      address,
+      address: bind,
       effect: 'whoever reaches it can pause the database and move the primary',
     })
   }
   return {
-    port,
+    port: listener.port,
     /** Lets running calls end, for at most `graceMs`. */
     close(graceMs = 5_000): Promise<void> {
+      listener.close()
+      health.end()
       return new Promise((resolve) => {
         const timer = setTimeout(() => server.forceShutdown(), graceMs)
         server.tryShutdown(() => {

@@ -115,8 +115,13 @@ function fromFlags(script: ScriptName, all: string[]): { values: Map<string, Sca
   const unknowns: string[] = []
   // minimist takes `--yes=no` for true, so a value after a switch is looked at here.
   for (const arg of argv.slice(0, argv.includes('--') ? argv.indexOf('--') : undefined)) {
-    const [, name, value] = arg.match(/^--([^=]+)=(.*)$/) ?? []
-    if (name && bools.includes(name) && value !== 'true' && value !== 'false') {
+    if (!arg.startsWith('--') || arg === '--') continue
+    // On `--==`, a line break in a name, or `--constructor` minimist itself would break.
+    const [, name, value] = arg.match(/^--([^=\s]+)(?:=(.*))?$/s) ?? []
+    if (!name) throw new Refused(`unknown option ${JSON.stringify(arg)}`)
+    if (name in {}) throw new Refused(`unknown option --${name}`)
+    if (value === undefined) continue
+    if (bools.includes(name) && value !== 'true' && value !== 'false') {
       throw new Refused(`--${name}: ${JSON.stringify(value)} is not true or false`)
     }
   }

@@ -6,13 +6,22 @@ import { version } from './cli.ts'
 import { type ClusterView, type Names, primaryOf, syncStandbyOf } from './cluster.ts'
 import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
+import type { Etcd } from './etcd.ts'
 import { readFencing } from './fencing.ts'
 import { log } from './log.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { addressOf, migrate, readCluster, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import { component, health, isOurs, milliseconds, poolerHandlers, poolerStatus } from './poolerapi.ts'
+import {
+  component,
+  etcdComponent,
+  health,
+  isOurs,
+  milliseconds,
+  poolerHandlers,
+  poolerStatus,
+} from './poolerapi.ts'
 import * as postgres from './postgres.ts'
 import { type Rpc, timestamp } from './proto.ts'
 import { askRejoin } from './rejoinsocket.ts'
@@ -24,6 +33,7 @@ export function nodeHandlers(
   config: Config,
   names: Names,
   console: pgbouncer.Console,
+  etcd: Etcd,
   pauses: Keeper,
   lastView: () => ClusterView | null,
 ) {
@@ -63,6 +73,7 @@ export function nodeHandlers(
               throw new Fault(grpc.status.UNAVAILABLE, `primary: ${primary}, to Pacemaker: ${said}`)
             return primary ? 'primary' : 'standby'
           }),
+          etcdComponent(etcd, config),
         ]),
       )
     },

@@ -4,11 +4,13 @@ import type { Blocker, Component } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
 import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
+import type { Etcd } from './etcd.ts'
 import type { PgBouncerStatus } from './nodestatus.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { timestamp } from './proto.ts'
-import { now, since } from './wait.ts'
+import { keysOf } from './publish.ts'
+import { now, since, within } from './wait.ts'
 
 const HOUR = 3_600_000
 const invalid = (text: string) => new Fault(grpc.status.INVALID_ARGUMENT, text)
@@ -109,6 +111,16 @@ export async function component(name: string, question: () => Promise<string>): 
     return { name, ok: false, detail: messageOf(error) }
   }
 }
+
+/** Whether a majority of etcd answers: a linearizable read, within the time of one attempt. */
+export const etcdComponent = (
+  etcd: Pick<Etcd, 'get'>,
+  config: Pick<Config, 'etcdTimeout' | 'etcdPostgresMasterKey'>,
+): Promise<Component> =>
+  component('etcd', async () => {
+    const read = etcd.get(keysOf(config).primary)
+    return `the primary is ${(await within(config.etcdTimeout, 'etcd', read))?.value ?? 'not published'}`
+  })
 
 /** The reply to a health check: healthy when every part is. */
 export const health = (components: Component[]) => ({

@@ -4,15 +4,20 @@ import { loadSync } from '@grpc/proto-loader'
 
 grpc.setLogVerbosity(grpc.logVerbosity.NONE) // its own lines would stand between ours; errors reach us as errors
 
+function packages<T>(file: string): T {
+  const path = fileURLToPath(new URL(file, import.meta.url))
+  const loaded = loadSync(path, { keepCase: true, longs: Number, enums: String, defaults: true })
+  return grpc.loadPackageDefinition(loaded) as never
+}
+
+type Client = grpc.ServiceClientConstructor
+
 /** The service of `failover.proto`; messages keep its field names, 64-bit numbers are JavaScript numbers. */
-export const definition = (() => {
-  const file = fileURLToPath(new URL('./failover.proto', import.meta.url))
-  const loaded = loadSync(file, { keepCase: true, longs: Number, enums: String, defaults: true })
-  const { failover } = grpc.loadPackageDefinition(loaded) as never as {
-    failover: { Failover: grpc.ServiceClientConstructor }
-  }
-  return failover.Failover
-})()
+export const definition = packages<{ failover: { Failover: Client } }>('./failover.proto').failover.Failover
+
+/** gRPC's own health service. */
+export const healthDefinition = packages<{ grpc: { health: { v1: { Health: Client } } } }>('./health.proto')
+  .grpc.health.v1.Health
 
 export interface Timestamp {
   seconds: number

@@ -16,7 +16,7 @@ import type { NodeStatus } from './nodestatus.ts'
 import { addressOf } from './pacemaker.ts'
 import { type Keeper, keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import { component, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
+import { component, etcdComponent, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
 import { keysOf, parseCluster } from './publish.ts'
 import { reloads } from './reloads.ts'
 import { modelOf, render, template } from './render.ts'
@@ -146,13 +146,18 @@ async function route(
 }
 
 /** The API of an app node: the PgBouncer half. */
-function handlers(config: Config, console: pgbouncer.Console, pauses: Keeper): Record<string, Handler> {
+function handlers(
+  config: Config,
+  console: pgbouncer.Console,
+  etcd: Etcd,
+  pauses: Keeper,
+): Record<string, Handler> {
   return {
     ...poolerHandlers(console, pauses, config),
 
     async health_check() {
       const answer = async () => `${(await pgbouncer.showDatabases(console)).length} databases`
-      return health([await component('pgbouncer', answer)])
+      return health(await Promise.all([component('pgbouncer', answer), etcdComponent(etcd, config)]))
     },
 
     async status() {
@@ -201,7 +206,7 @@ async function proxy(config: Config, life: Life): Promise<void> {
     bind: config.bindAddress,
     tls,
     allowed,
-    handlers: measured(handlers(config, console, pauses)),
+    handlers: measured(handlers(config, console, etcd, pauses)),
   })
   const name = hostname()
   const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${api.port}` })

@@ -37,18 +37,53 @@ export type Decision =
   | { keep: true }
   | { refuse: string }
 
-/** The cluster as etcd has it; null for what is not there or is no such JSON. */
-export function parseCluster(value: Value | null): Cluster | null {
+const text = (value: unknown): string | null => (typeof value === 'string' ? value : null)
+
+function nodeOf(raw: Record<string, unknown> | null): PublishedNode[] {
+  const name = text(raw?.name)
+  if (!raw || !name) return []
+  return [
+    {
+      name,
+      address: text(raw.address),
+      online: raw.online === true,
+      role: text(raw.role) ?? '',
+      status: text(raw.status),
+      dataStatus: text(raw.dataStatus),
+      score: typeof raw.score === 'number' ? raw.score : null,
+    },
+  ]
+}
+
+function json(value: Value | null) {
   try {
-    const cluster = JSON.parse(value?.value ?? '')
-    return Number.isInteger(cluster?.epoch) && Array.isArray(cluster?.nodes) ? cluster : null
+    return JSON.parse(value?.value ?? '')
   } catch {
     return null
   }
 }
 
-const sameView = (a: Cluster, b: Cluster) =>
-  JSON.stringify({ ...a, updatedAt: '' }) === JSON.stringify({ ...b, updatedAt: '' })
+/**
+ * The cluster as etcd has it; null for what is not there or has no epoch and nodes. Anybody who may write to etcd can put
+ * anything there, so everything else in it that is not what it should be counts as missing.
+ */
+export function parseCluster(value: Value | null): Cluster | null {
+  const raw = json(value)
+  // An epoch is a timeline of PostgreSQL's, 32 bits; a greater one would be obeyed for ever.
+  if (!Number.isInteger(raw?.epoch) || raw.epoch < 0 || raw.epoch >= 2 ** 32) return null
+  if (!Array.isArray(raw.nodes)) return null
+  return {
+    epoch: raw.epoch,
+    primary: text(raw.primary),
+    last: text(raw.last),
+    nodes: raw.nodes.flatMap(nodeOf),
+    updatedAt: text(raw.updatedAt) ?? '',
+  }
+}
+
+/** Whether exactly that stands there already, but for the time. */
+const stands = (value: Value | null, wanted: Cluster) =>
+  JSON.stringify({ ...json(value), updatedAt: '' }) === JSON.stringify({ ...wanted, updatedAt: '' })
 
 /**
  * What to write so that etcd says `seen`. It never goes back: not to an older epoch, and within one epoch not to
@@ -68,7 +103,7 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
   }
   const wanted = { ...seen, last: seen.primary ?? last }
   const address = seen.nodes.find((node) => node.name === seen.primary)?.address ?? null
-  const cluster = published && sameView(published, wanted) ? null : JSON.stringify(wanted)
+  const cluster = published && stands(current.cluster, wanted) ? null : JSON.stringify(wanted)
   const primary = address && address !== current.primary?.value ? address : null
   return cluster || primary ? { write: { cluster, primary } } : { keep: true }
 }
@@ -76,15 +111,19 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
 /** Etcd is ahead of what this node sees: of an epoch it has not heard of yet, or of one it will never see. */
 export class Behind extends Failed {}
 
+/** Etcd was ahead a moment ago, and has lost what it had: another node knows better what to put there. */
+export class Doubtful extends Behind {}
+
 /**
  * Makes etcd say `seen`. Gives what was written, or null where nothing had to be; throws `Behind` where it must not be.
- * `known`, if it is still right, saves a question.
+ * `known`, if it is still right, saves a question. With `doubted` nothing is written: `Doubtful` says that it would have been.
  */
 export async function publish(
   etcd: Etcd,
   keys: { primary: string; cluster: string },
   seen: Cluster,
   known: Record<string, Value | null> | null = null,
+  doubted = false,
 ): Promise<{ cluster: string | null; primary: string | null } | null> {
   for (let attempt = 0; attempt < 5; attempt++) {
     const values = (attempt === 0 && known) || (await etcd.read([keys.cluster, keys.primary]))
@@ -96,6 +135,7 @@ export async function publish(
       const hint = 'If this cluster was made anew, delete its keys in etcd.'
       throw new Behind(`not published: ${decision.refuse}`, hint)
     }
+    if (doubted) throw new Doubtful('not published: etcd refused this view a moment ago, and has lost why')
     const { write } = decision
     const puts = {
       ...(write.cluster && { [keys.cluster]: write.cluster }),

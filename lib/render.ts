@@ -89,9 +89,13 @@ export function render(compiled: (model: Model) => string, model: Model): string
   return text
 }
 
+/** An address that can stand in the file; that of a link has a % in it, and is of use on that link only. */
+const usable = (address: string | null): address is string =>
+  address !== null && isIP(address) > 0 && !address.includes('%')
+
 export function modelOf(config: Config, primary: string, cluster: Cluster | null): Model {
   const standbys = (cluster?.nodes ?? []).flatMap(({ name, address, online, role, dataStatus }) =>
-    online && role === 'Unpromoted' && dataStatus?.startsWith('STREAMING|') && address && isIP(address)
+    online && role === 'Unpromoted' && dataStatus?.startsWith('STREAMING|') && usable(address)
       ? [{ name, address }]
       : [],
   )

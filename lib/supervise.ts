@@ -15,7 +15,7 @@ import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
 import { keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotionUnderWay } from './promotion.ts'
-import { Behind, decide, keysOf, publish } from './publish.ts'
+import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
 import { etcdSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
@@ -27,6 +27,8 @@ const AFTERLOOKS_MS = [60, 200]
 const BUSY_FACTOR = 3
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
+/** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
+const DOUBT_MS = 10_000
 
 /** Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new; looks less while `busy`. */
 async function follow(
@@ -94,6 +96,8 @@ async function supervise(config: Config, life: Life): Promise<void> {
   let untold = false
   let later: NodeJS.Timeout | undefined
   signal.addEventListener('abort', () => clearTimeout(later), { once: true })
+  /** The view that etcd refused last, as being old. */
+  let refused: { epoch: number; primary: string | null; at: number } | undefined
 
   const published = () =>
     known && { primary: known[keys.primary] ?? null, cluster: known[keys.cluster] ?? null }
@@ -122,24 +126,34 @@ async function supervise(config: Config, life: Life): Promise<void> {
     publishing = publishing.then(async () => {
       if (!view?.quorum || signal.aborted) return
       const start = now()
+      const current = view
+      const asked = { epoch: view.epoch.promoted, primary: primaryOf(view)?.name ?? null }
       try {
-        addresses = await book(view.nodes.map((node) => node.name))
-        const wrote = await publish(etcd, keys, publication(view, addresses, new Date()), known)
+        addresses = await book(current.nodes.map((node) => node.name))
+        // Whoever empties etcd must not give the word to a node that lags: the others have theirs there long before this ends.
+        const same = refused?.epoch === asked.epoch && refused.primary === asked.primary
+        const doubted = same && start - (refused?.at ?? 0) < DOUBT_MS
+        const wrote = await publish(etcd, keys, publication(current, addresses, new Date()), known, doubted)
+        refused = undefined
         behindSince = undefined
         untold = false
         log.cleared('publish')
         if (wrote?.primary) {
           log.info('primary.published', {
             address: wrote.primary,
-            epoch: view.epoch.promoted,
+            epoch: asked.epoch,
             reason,
             elapsed: since(start),
           })
         } else if (wrote) log.debug('cluster.published', { reason, elapsed: since(start) })
       } catch (error) {
         untold = true
+        if (error instanceof Doubtful) return
         // Another node's supervise may have heard of a promotion some milliseconds before us.
-        if (error instanceof Behind) behindSince ??= start
+        if (error instanceof Behind) {
+          behindSince ??= start
+          refused = { ...asked, at: start }
+        }
         if (!(error instanceof Behind) || start - (behindSince ?? start) > PATIENCE_MS)
           log.trouble('publish', { error })
       }
@@ -168,7 +182,7 @@ async function supervise(config: Config, life: Life): Promise<void> {
     bind: config.bindAddress,
     tls,
     allowed: allowedNames(config, tls),
-    handlers: measured(nodeHandlers(config, names, console, pauses, () => view)),
+    handlers: measured(nodeHandlers(config, names, console, etcd, pauses, () => view)),
   })
 
   // A key that was deleted or overwritten comes back, whoever did it.

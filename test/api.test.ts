@@ -106,6 +106,20 @@ test('an error keeps its code and its text, and a bug its secrets', async () => 
   })
 })
 
+test('an error that quotes half a character does not end the daemon', async () => {
+  const half = String.fromCharCode(0xd800)
+  const migrate = async () => Promise.reject(new Fault(grpc.status.NOT_FOUND, `no node ${half}`))
+  const unmigrate = async () => Promise.reject(new Failed('🐘'.repeat(2000)))
+  const silent = process.stderr.write
+  process.stderr.write = () => true
+  await withApi({ migrate, unmigrate }, async (api) => {
+    assert.match((await refusal(api.migrate({ deadlineMs }))).message, 'migrate: no node \ufffd')
+    assert.match((await refusal(api.unmigrate({ deadlineMs }))).message, /unmigrate: (🐘)+/u)
+  }).finally(() => {
+    process.stderr.write = silent
+  })
+})
+
 test('the blockers of a pause come with its error', async () => {
   const blocker = {
     database: 'app',

@@ -62,6 +62,10 @@ test('a flag wins over the environment, the environment over the file, the file 
 test('unknown names are refused, with the nearest one', () => {
   assert.is(refusal(['--pause-timout=3s']), 'unknown option --pause-timout / Did you mean --pause-timeout?')
   assert.is(refusal(['-x']), 'unknown option -x')
+  for (const arg of ['--==', '--=x', '--a\nb', '--\n=x'])
+    assert.is(refusal([arg]), `unknown option ${JSON.stringify(arg)}`)
+  for (const arg of ['--constructor', '--toString', '--__proto__'])
+    assert.is(refusal([`${arg}=x`]), `unknown option ${arg}`)
   assert.is(
     refusal([], { PGCM_PAUSE_TIMOUT: '3s' }),
     'unknown environment variable PGCM_PAUSE_TIMOUT / Did you mean PGCM_PAUSE_TIMEOUT?',

@@ -5,6 +5,7 @@ import { connect, type Etcd, EtcdDown } from '../lib/etcd.ts'
 import { register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
+import { etcdComponent } from '../lib/poolerapi.ts'
 import { now, since, until } from '../lib/wait.ts'
 import { connectWorld } from '../lib/world.ts'
 import { member, Store } from './etcdserver.ts'
@@ -152,6 +153,17 @@ test('while etcd is away the last state stays; afterwards it is caught up', asyn
     stop.abort()
     await following
     assert.equal(seen, ['1', '2'])
+  })
+})
+
+test('the health says whether etcd answers, and does not wait for it', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    const health = () => etcdComponent(etcd, { etcdTimeout: 200, etcdPostgresMasterKey: '/master' })
+    assert.equal(await health(), { name: 'etcd', ok: true, detail: 'the primary is not published' })
+    store.put('/postgres/master', '10.0.0.1')
+    assert.equal(await health(), { name: 'etcd', ok: true, detail: 'the primary is 10.0.0.1' })
+    set(members, 'hang')
+    assert.equal(await health(), { name: 'etcd', ok: false, detail: 'etcd took longer than 200 ms' })
   })
 })
 

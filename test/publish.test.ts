@@ -1,7 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Etcd, Value } from '../lib/etcd.ts'
-import { type Cluster, decide, publish } from '../lib/publish.ts'
+import { Behind, type Cluster, Doubtful, decide, parseCluster, publish } from '../lib/publish.ts'
 
 const keys = { primary: '/master', cluster: '/cluster' }
 
@@ -72,6 +72,39 @@ test('a key that was deleted or overwritten comes back', async () => {
     put(keys.cluster, rubbish)
     assert.equal([await say(3, 'pg1'), address()], ['written', '10.0.0.1'], rubbish)
   }
+  put(keys.cluster, JSON.stringify({ ...seen(3, 'pg1'), epoch: 1e300 }))
+  assert.equal([await say(3, 'pg1'), address()], ['written', '10.0.0.1'], 'an epoch beyond all timelines')
+  put(keys.cluster, JSON.stringify({ ...seen(3, 'pg1'), last: 7 }))
+  assert.equal([await say(3, 'pg1'), address()], ['written', '10.0.0.1'], 'a primary that is a number')
+})
+
+test('what in the view is not what it should be counts as missing', () => {
+  const nodes = [
+    null,
+    7,
+    {},
+    { name: 7 },
+    { name: 'pg1', address: 5, online: 'true', role: {}, dataStatus: 5 },
+  ]
+  const value = { value: JSON.stringify({ epoch: 3, nodes }), revision: '1' }
+  const nothing = { address: null, status: null, dataStatus: null, score: null }
+  assert.equal(parseCluster(value), {
+    ...{ epoch: 3, primary: null, last: null, updatedAt: '' },
+    nodes: [{ ...nothing, name: 'pg1', online: false, role: '' }],
+  })
+})
+
+test('a view that was refused a moment ago is not written into an etcd that has lost why', async () => {
+  const { etcd, say, store, address } = fakeEtcd()
+  await say(3, 'pg1')
+  assert.is(await say(2, 'pg2'), 'not published')
+  const again = () => publish(etcd, keys, seen(2, 'pg2'), null, true).catch((error) => error)
+  const refusal = await again()
+  assert.ok(refusal instanceof Behind && !(refusal instanceof Doubtful), 'etcd still says why')
+  store.clear()
+  assert.instance(await again(), Doubtful)
+  assert.is(address(), undefined)
+  assert.is(await say(2, 'pg2'), 'written')
 })
 
 test('of several that write at once the newest epoch stays', async () => {

@@ -53,6 +53,15 @@ test('only standbys that stream and are online are for reading; without any the 
   assert.is(modelOf(config, '10.0.0.1', null).readers, '10.0.0.1')
 })
 
+test("a standby's address that cannot stand in the file is left out, and costs the primary nothing", () => {
+  const odd = ['fe80::1%eth0', 'pg2', '10.0.0.9 x=1', null].map((address) => ({
+    ...node('pg9', 'Unpromoted', 'STREAMING|ASYNC'),
+    address,
+  }))
+  const withOdd = modelOf(config, '10.0.0.1', { ...cluster, nodes: [...cluster.nodes, ...odd] })
+  assert.is(withOdd.readers, '10.0.0.2,10.0.0.3')
+})
+
 const body = '[databases]\napp = host=<%= it.primary %>\nshop = host=<%= it.primary %>\n[pgbouncer]\n'
 const refused = (text: string, why: RegExp, changes = {}) =>
   assert.throws(() => render(template(text, 'the file'), { ...model, ...changes }), why)

@@ -10,6 +10,7 @@ import * as assert from 'uvu/assert'
 import { serve } from '../lib/apiserver.ts'
 import { load } from '../lib/config.ts'
 import { Failed } from '../lib/errors.ts'
+import type { Etcd } from '../lib/etcd.ts'
 import { log } from '../lib/log.ts'
 import { nodeHandlers } from '../lib/nodeapi.ts'
 import { keeper } from '../lib/pausekeeper.ts'
@@ -81,7 +82,8 @@ esac
   }
   const { view } = fakeCluster(undefined, machines)
   const names = { resource: 'Postgresql', clone: 'msPostgresql' }
-  const handlers = nodeHandlers(config, names, consoleOf(config), pauses, view)
+  const etcd = { get: async () => null } as unknown as Etcd
+  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, view)
   const server = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers })
   const client = new Client(`127.0.0.1:${server.port}`, grpc.credentials.createInsecure())
   const call: Call = (rpc, request = {}) =>

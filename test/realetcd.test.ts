@@ -1,0 +1,216 @@
+/** What etcd may do to us: published state never goes back (P5), and etcd does not matter for safety. On real members. */
+
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { load } from '../lib/config.ts'
+import { connect, type Etcd } from '../lib/etcd.ts'
+import { log } from '../lib/log.ts'
+import { now, since, until } from '../lib/wait.ts'
+import { certificates } from './certificates.ts'
+import { type Cluster, withEtcd } from './realetcd.ts'
+import { address, type Supervise, supervise } from './supervised.ts'
+
+const soon = (what: string, timeoutMs: number, probe: () => unknown) =>
+  until(what, { timeoutMs, everyMs: 20 }, probe)
+const KEY = '/postgres/master'
+
+const clientOf = (endpoints: string, ...more: string[]): Etcd =>
+  connect(
+    load('supervise', [`--etcd-endpoints=${endpoints}`, ...more], { PGCM_CONFIG_FILE: '/dev/null' }).config,
+  )
+
+/** Log lines while `body` runs. */
+async function logged(body: (lines: { level: string; event: string; error: string }[]) => Promise<void>) {
+  const lines: { level: string; event: string; error: string }[] = []
+  const write = process.stderr.write
+  process.stderr.write = (text) => {
+    lines.push(JSON.parse(String(text)))
+    return true
+  }
+  log.setLevel('debug')
+  try {
+    await body(lines)
+  } finally {
+    process.stderr.write = write
+  }
+}
+
+const tries = (lines: { event: string }[], event: string) =>
+  lines.filter((line) => line.event === event).length
+
+/** Follows one key with the real code, as the proxy does. */
+async function following(
+  { endpoints }: Pick<Cluster, 'endpoints'>,
+  body: (world: {
+    etcd: Etcd
+    seen: (string | undefined)[]
+    write: (text: string) => Promise<void>
+  }) => Promise<void>,
+  ...more: string[]
+) {
+  const etcd = clientOf(endpoints, ...more)
+  const stop = new AbortController()
+  const seen: (string | undefined)[] = []
+  const settings = { pollMs: 1000, retryMs: 1000, signal: stop.signal }
+  const running = etcd.follow(['/master'], settings, (values) => void seen.push(values['/master']?.value))
+  const write = async (text: string) => {
+    await until('it is written', { timeoutMs: 15_000 }, async () => {
+      try {
+        return await etcd.replace(await etcd.read(['/master']), { '/master': text })
+      } catch {
+        return false
+      }
+    })
+  }
+  try {
+    await body({ etcd, seen, write })
+  } finally {
+    stop.abort()
+    await running
+    etcd.close()
+  }
+}
+
+test('three supervises of different views: a stale one loses, and what was lost or spoilt comes back', async () => {
+  await withEtcd(async ({ ctl, dir, endpoints, restore, members }) => {
+    const key = async () => (await ctl(['get', KEY, '--print-value-only'])).trim()
+    const cluster = async () => JSON.parse(await ctl(['get', '/postgres/cluster', '--print-value-only']))
+    const all: Supervise[] = [supervise(dir, 3, endpoints, [3, 3]), supervise(dir, 2, endpoints, [3, 3])]
+    const [one, two] = all as [Supervise, Supervise]
+    try {
+      await soon('published', 20_000, async () => (await key()) === address(3))
+      const stale = supervise(dir, 1, endpoints, [1, 2]) // and holds itself for the primary
+      all.push(stale)
+      await soon('the stale one says so', 15_000, () => stale.log().some(({ event }) => event === 'publish'))
+
+      for (const spoil of [
+        ['del', KEY],
+        ['put', KEY, '6.6.6.6'],
+        ['del', '--prefix', '/postgres/'],
+        ['put', '/postgres/cluster', '{'],
+      ]) {
+        await ctl(spoil)
+        await soon(`right again after ${spoil.join(' ')}`, 2000, async () => (await key()) === address(3))
+      }
+
+      const snapshot = join(dir, 'snapshot')
+      await ctl(['snapshot', 'save', snapshot], members[0]?.url)
+      two.sees(2, 5)
+      await soon('the newer epoch is published', 3000, async () => (await key()) === address(2))
+      one.sees(2, 5)
+      const before = tries(stale.log(), 'publish')
+      await soon('the stale one has tried again', 5000, () => tries(stale.log(), 'publish') > before + 1)
+      assert.equal([await key(), (await cluster()).epoch], [address(2), 5])
+
+      await restore(snapshot)
+      await soon('the newer epoch is back', 5000, async () => (await key()) === address(2))
+      assert.is((await cluster()).epoch, 5)
+
+      const errors = stale.log().filter(({ level, event }) => level === 'error' && event === 'publish')
+      assert.is(errors.length, 1, 'said once')
+      assert.match(errors[0]?.error ?? '', /not published: etcd has epoch 3, this node sees 2/)
+      assert.not(stale.log().some(({ event }) => event === 'primary.published'))
+    } finally {
+      await Promise.all(all.map((each) => each.stop()))
+    }
+  })
+})
+
+test('compaction, a change of leader, and a member that hangs do not keep a change from being seen', async () => {
+  await withEtcd(async (cluster) => {
+    await following(cluster, async ({ etcd, seen, write }) => {
+      for (let i = 0; i < 20; i++) await write(`early ${i}`)
+      await soon('seen', 3000, () => seen.at(-1) === 'early 19')
+      const { revision } = (await etcd.get('/master')) ?? { revision: '1' }
+      await cluster.ctl(['compact', revision, '--physical'])
+      await write('after the compaction')
+      await soon('seen', 1000, () => seen.at(-1) === 'after the compaction')
+
+      const old = await cluster.leader()
+      const other = cluster.members.find((each) => each !== old)
+      const list: { members: { name: string; ID: number }[] } = JSON.parse(
+        (await cluster.ctl(['member', 'list', '--write-out=json'])).replace(/"ID":(\d+)/g, '"ID":"$1"'),
+      )
+      const id = BigInt(list.members.find(({ name }) => name === other?.name)?.ID ?? 0).toString(16)
+      await cluster.ctl(['move-leader', id], old.url)
+      await write('after the change of leader')
+      await soon('seen', 1000, () => seen.at(-1) === 'after the change of leader')
+
+      for (const which of ['a follower', 'the leader']) {
+        const leader = await cluster.leader()
+        const victim = which === 'the leader' ? leader : cluster.members.find((each) => each !== leader)
+        victim?.signal('SIGSTOP')
+        const start = now()
+        await write(`while ${which} hangs`)
+        await soon('seen', 3000, () => seen.at(-1) === `while ${which} hangs`)
+        assert.ok(since(start) < 6000, `${which}: ${since(start)} ms`)
+        victim?.signal('SIGCONT')
+        await cluster.up()
+      }
+    })
+  })
+})
+
+test('while all members are gone that is said once; what is new is seen within a second of their return', async () => {
+  await withEtcd(async (cluster) => {
+    await logged(async (lines) => {
+      await following(cluster, async ({ seen, write }) => {
+        await write('before')
+        await soon('seen', 3000, () => seen.at(-1) === 'before')
+        await Promise.all(cluster.members.map((each) => each.kill()))
+        await soon('it has tried again and again', 30_000, () => tries(lines, 'etcd.read') > 3)
+        for (const each of cluster.members) each.start()
+        await cluster.up()
+        const back = now()
+        await cluster.ctl(['put', KEY, 'after'])
+        await soon('seen', 5000, () => seen.at(-1) === 'after')
+        assert.ok(since(back) < 2000, `${since(back)} ms`)
+        assert.equal(seen, [undefined, 'before', 'after'])
+        const said = (level: string) => lines.filter((line) => line.level === level).map(({ event }) => event)
+        assert.equal([...new Set(said('error'))].length, said('error').length, said('error').join())
+        assert.ok(said('info').includes('etcd.read.cleared'))
+      })
+    })
+  })
+})
+
+test('with TLS our certificate is accepted, and one of another CA is refused, which is said once', async () => {
+  const { node } = await certificates('node')
+  const { outsider } = await certificates('outsider')
+  assert.ok(node && outsider)
+  await withEtcd(async (cluster) => {
+    const files = (name: string, tls: typeof node) =>
+      (['ca', 'cert', 'key'] as const).map((part) => {
+        writeFileSync(join(cluster.dir, `${name}.${part}`), tls[part])
+        return `--etcd-${part}-file=${join(cluster.dir, `${name}.${part}`)}`
+      })
+    await following(
+      cluster,
+      async ({ seen, write }) => {
+        await write('by certificate')
+        await soon('seen', 3000, () => seen.at(-1) === 'by certificate')
+      },
+      ...files('ours', node),
+    )
+    await logged(async (lines) => {
+      await following(
+        cluster,
+        async ({ etcd, seen }) => {
+          await soon('it has tried again and again', 30_000, () => tries(lines, 'etcd.read') > 3)
+          await etcd.read(['/master']).then(
+            () => assert.unreachable('it was let in'),
+            (error) => assert.match(error.message, /^etcd does not answer: 127\.0\.0\.1:\d+: /),
+          )
+          assert.equal(seen, [])
+          const errors = lines.filter(({ level }) => level === 'error').map(({ event }) => event)
+          assert.equal(errors.sort(), ['etcd.read', 'etcd.watch'])
+        },
+        ...files('theirs', { ...outsider, ca: node.ca }),
+      )
+    })
+  }, node)
+})
+
+test.run()

@@ -1,0 +1,96 @@
+/** pgcm-supervise as it is, with a Pacemaker that says what the test wants. */
+import { spawn } from 'node:child_process'
+import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const fixture = (name: string) =>
+  readFileSync(new URL(`./fixtures/trixie-healthy.${name}.xml`, import.meta.url), 'utf8')
+
+/** Addresses as node names: they are looked up without any DNS. */
+export const address = (node: number) => `10.77.0.${node}`
+
+/** The healthy cluster, with another primary and epoch. */
+function pretend(text: string, primary: number, epoch: number): string {
+  const swapped = text
+    .replaceAll('pg03', 'the primary')
+    .replaceAll(`pg0${primary}`, 'pg03')
+    .replaceAll('the primary', `pg0${primary}`)
+  return swapped
+    .replace(/(name="pgcm-Postgresql-promoted-pg0\d" value=")\d+/, `$1${epoch}`)
+    .replace(/pg0(\d)/g, (_, node) => address(Number(node)))
+}
+
+export interface Supervise {
+  name: string
+  pid: number
+  /** What its Pacemaker says from now on. */
+  sees(primary: number, epoch: number): void
+  log(): { level: string; event: string; error?: string }[]
+  stop(): Promise<void>
+}
+
+/** Starts that of one node; to be stopped by the caller. */
+export function supervise(
+  dir: string,
+  node: 1 | 2 | 3,
+  endpoints: string,
+  sees: [number, number],
+  level = 'debug',
+): Supervise {
+  const name = `node${node}`
+  const home = join(dir, name)
+  const bin = join(home, 'bin')
+  mkdirSync(bin, { recursive: true })
+  const set = (primary: number, epoch: number) => {
+    // The CIB last: it is what the daemon looks at for a change.
+    for (const kind of ['crm_mon', 'cib']) {
+      writeFileSync(join(home, `${kind}.new`), pretend(fixture(kind), primary, epoch))
+      renameSync(join(home, `${kind}.new`), join(home, kind))
+    }
+  }
+  set(...sees)
+  for (const [command, kind] of [
+    ['cibadmin', 'cib'],
+    ['crm_mon', 'crm_mon'],
+  ] as const) {
+    writeFileSync(join(bin, command), `#!/bin/sh\nexec cat '${join(home, kind)}'\n`)
+    chmodSync(join(bin, command), 0o755)
+  }
+  const hostname = join(home, 'hostname.cjs')
+  const override = `require('os').hostname = () => '${address(node)}'; require('module').syncBuiltinESMExports()`
+  writeFileSync(hostname, override)
+  const settings = {
+    NODE_OPTIONS: `--require ${hostname} ${process.env.NODE_OPTIONS ?? ''}`,
+    PGCM_CONFIG_FILE: '/dev/null',
+    PGCM_ETCD_ENDPOINTS: endpoints,
+    PGCM_INSECURE: 'true',
+    PGCM_LOG_LEVEL: level,
+    PGCM_BIND_ADDRESS: '127.0.0.1:0',
+    PGCM_STATE_DIR: home,
+    PGCM_PGBOUNCER_SOCKET_DIR: home,
+    PGCM_POSTGRES_SOCKET_DIR: home,
+  }
+  const env = { ...process.env, ...settings, PATH: `${bin}:${process.env.PATH}`, RUNTIME_DIRECTORY: home }
+  const program = fileURLToPath(new URL('../bin/pgcm-supervise', import.meta.url))
+  const child = spawn(process.execPath, [program], { env, stdio: ['ignore', 'ignore', 'pipe'] })
+  let text = ''
+  child.stderr.setEncoding('utf8').on('data', (chunk) => {
+    text += chunk
+  })
+  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  return {
+    name,
+    pid: child.pid ?? 0,
+    sees: set,
+    log: () =>
+      text
+        .split('\n')
+        .filter((line) => line.startsWith('{') && line.endsWith('}'))
+        .map((line) => JSON.parse(line)),
+    async stop() {
+      child.kill('SIGKILL')
+      await exited
+    },
+  }
+}

@@ -91,8 +91,12 @@ test('F: a lock file that counts only against a running primary without the data
   holds(built({ startAsksPrimary: true }, small))
 })
 
-test('as the agent is built: early attach, and the epoch in the CIB beside the promotion or long after it', () => {
+test('early attach, and the epoch in the CIB beside the promotion or long after it', () => {
   holds(built({ publishedBeside: true, earlyAttach: true }, { ...small, records: 1 }))
+})
+
+test('as the agent is built: the same, and the epoch is an attribute that dies with its node', () => {
+  holds(built({ publishedBeside: true, publishedDies: true, earlyAttach: true }, { ...small, records: 1 }))
 })
 
 test('a restarted standby may come up with its old primary_conninfo', () => {

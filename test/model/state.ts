@@ -121,6 +121,8 @@ export const VARIANT = {
    * it or never; who follows or rejoins goes by what is in the CIB, or by an attribute that may be stale; the
    * lock file keeps nobody down for sure; and the next epoch is chosen without a look at the CIB. */
   publishedBeside: false,
+  /** The promoted number of a node is an attribute, which dies with the node. */
+  publishedDies: false,
   /** The agent empties primary_conninfo before it starts PostgreSQL. */
   detachedStart: true,
   /** Rejoin goes by what the node itself knows: no primary below its promise or its own timeline. */

@@ -268,6 +268,10 @@ function crash(m: Model, t: State, n: Node): void {
   t.faults--
   halt(m, n)
   n.checkpoint = EMPTY // a transient attribute dies with its node
+  if (m.variant.publishedDies) {
+    n.published = 0
+    t.promoted = Math.max(...t.nodes.map((each) => each.published))
+  }
   if (!m.variant.detachedStart) n.follows = follows
 }
 

@@ -95,8 +95,13 @@ test('early attach, and the epoch in the CIB beside the promotion or long after 
   holds(built({ publishedBeside: true, earlyAttach: true }, { ...small, records: 1 }))
 })
 
-test('as the agent is built: the same, and the epoch is an attribute that dies with its node', () => {
-  holds(built({ publishedBeside: true, publishedDies: true, earlyAttach: true }, { ...small, records: 1 }))
+test('a candidate promises its epoch only when it cuts itself off', () => {
+  holds(built({ promisesLate: true }, small))
+})
+
+test('as the agent is built: early attach, late promise, and the epoch is an attribute that dies with its node', () => {
+  const variant = { publishedBeside: true, publishedDies: true, earlyAttach: true, promisesLate: true }
+  holds(built(variant, { ...small, records: 1 }))
 })
 
 test('a restarted standby may come up with its old primary_conninfo', () => {

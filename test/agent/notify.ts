@@ -28,8 +28,8 @@ export const notifications: Row[] = [
     given: { ...standby, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private'],
-    order: ['sync promise.new', 'call@pg01=17 private'],
-    files: { 'tmp/promise': '17', 'run/pgcm-Postgresql/call': '17' },
+    order: ['sync called.new', 'call@pg01=17 private'],
+    files: { 'tmp/called': '17', 'tmp/promise': '10', 'run/pgcm-Postgresql/call': '17' },
     check: (world) =>
       world.timelines.join() === '10,11?,12?,13?,14?,15?,16?'
         ? undefined
@@ -68,7 +68,13 @@ export const notifications: Row[] = [
     given: { ...alone, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'HUP', 'position', 'vote@pg01=17:10:1000 private'],
-    order: ['sync promise.new', 'call@pg01=17 private', 'position', 'vote@pg01=17:10:1000 private'],
+    order: [
+      'sync called.new',
+      'call@pg01=17 private',
+      'sync promise.new',
+      'position',
+      'vote@pg01=17:10:1000 private',
+    ],
     files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
   },
   {
@@ -113,8 +119,20 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-promote pg02',
     when: 'it has voted',
-    given: { ...standby, promise: 18, run: { voted: 18 }, attributes: called(18) },
+    given: {
+      ...standby,
+      promise: 18,
+      run: { voted: 18, vote: '18:10:1000' },
+      attributes: { ...called(18), 'vote@pg01': '18:10:1000' },
+    },
     code: OK,
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it has voted, and the attribute daemon has forgotten it',
+    given: { ...standby, promise: 18, run: { voted: 18, vote: '18:10:1000' }, attributes: called(18) },
+    code: OK,
+    changes: ['vote@pg01=18:10:1000 private'],
   },
   {
     does: 'notify pre-promote pg02',

@@ -68,6 +68,7 @@ export const started = (score: number | string, promise = 0) => [
   'status@pg01=HS:alone',
   `vote@pg01=${promise}:0:0 private`,
   `score@pg01=${score}`,
+  ...(score === 10 ? ['position'] : []), // without a primary its own WAL comes first
 ]
 
 export const conf = (primary: string, sync = 'FIRST 1') => `# Written by the resource agent.

@@ -121,6 +121,8 @@ export const VARIANT = {
    * it or never; who follows or rejoins goes by what is in the CIB, or by an attribute that may be stale; the
    * lock file keeps nobody down for sure; and the next epoch is chosen without a look at the CIB. */
   publishedBeside: false,
+  /** A candidate promises its epoch when it cuts itself off, not when it calls. */
+  promisesLate: false,
   /** The promoted number of a node is an attribute, which dies with the node. */
   publishedDies: false,
   /** The agent empties primary_conninfo before it starts PostgreSQL. */

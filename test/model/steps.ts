@@ -167,7 +167,13 @@ function standby(m: Model, s: State, n: Node, i: number, step: Step): void {
 /** A promotion that was given up is one that stalls for ever, so the only way out here is a new call. */
 function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
   const { rules, variant } = m
-  const known = Math.max(variant.publishedBeside ? 0 : s.promoted, n.promise, n.lock, timeline(n.wal))
+  const known = Math.max(
+    variant.publishedBeside ? 0 : s.promoted,
+    n.promise,
+    n.called,
+    n.lock,
+    timeline(n.wal),
+  )
   const refused = Math.max(known, ...s.nodes.map((o) => o.promise)) // a voter refuses with its promise
   for (const above of refused === known ? [known] : [known, refused]) {
     let epoch = above + 1
@@ -178,13 +184,14 @@ function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
       o.taken = epoch
       o.called = epoch
       o.phase = CALLED
-      if (rules.promise) o.promise = epoch
+      if (rules.promise && !variant.promisesLate) o.promise = epoch
     })
   }
   const kept = !rules.promise || n.promise === n.taken
   const checked = s.nodes.every((o) => !isAhead(o.checkpoint, n.wal))
-  if (n.phase === CALLED && kept) {
+  if (n.phase === CALLED && (kept || (variant.promisesLate && n.promise < n.taken))) {
     step('cut-self', i, -1, (t, o) => {
+      if (rules.promise) o.promise = o.taken
       o.follows = -1
       o.phase = CUT
       o.votes = 1 << i
@@ -249,7 +256,8 @@ function ahead({ rules }: Model, voter: Node, mine: Node): boolean {
 function forget({ rules, variant }: Model, t: State): void {
   const lowest = Math.min(...t.nodes.map((n) => n.promise))
   t.nodes.forEach((n, i) => {
-    const dead = rules.promise && rules.promiseAtPromote && n.phase !== SIGNALLED && n.promise !== n.taken
+    const given = variant.promisesLate && n.phase === CALLED ? n.promise > n.taken : n.promise !== n.taken
+    const dead = rules.promise && rules.promiseAtPromote && n.phase !== SIGNALLED && given
     const heard = rules.promise && rules.promiseOnDisk && !variant.earlyAttach && n.called < lowest
     const read = rules.promise && rules.freshVotes && rules.cutBeforeVote
     const awaited = read && t.nodes.some((c) => c.phase === CALLED && c.taken === n.promise)

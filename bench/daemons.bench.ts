@@ -106,6 +106,7 @@ async function proxy(dir: string) {
   const settings = {
     PGCM_CONFIG_FILE: '/dev/null',
     PGCM_ETCD_ENDPOINTS: world.endpoints,
+    PGCM_PROXY_METRICS_ADDRESS: '127.0.0.1:0',
     PGCM_PGBOUNCER_SOCKET_DIR: dir,
     PGCM_PGBOUNCER_CONFIG_FILE: ini,
     PGCM_PGBOUNCER_CONFIG_TEMPLATE_FILE: fileURLToPath(

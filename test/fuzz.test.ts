@@ -36,6 +36,11 @@ const values =
       ' 3',
       '1e3',
       'Postgresql-status',
+      'Postgresql-epoch',
+      '169',
+      '171',
+      '172',
+      '99999999999',
     )
 
 function revalue(random: Random, xml: string): string {

@@ -39,16 +39,19 @@ const at = (node: Node, ...path: string[]): Node[] =>
 
 export function primaryIn(monitorXml: string, cibXml: string): string | null {
   const monitor = at(read(monitorXml), 'pacemaker-result')[0] as Node
-  const cib = at(read(cibXml), 'cib')[0] as Node
+  if (!at(read(cibXml), 'cib')[0]?.of.epoch) return null
   if (at(monitor, 'status')[0]?.of.code !== '0') return null
   if (at(monitor, 'summary', 'current_dc')[0]?.of.with_quorum !== 'true') return null
-  const epochs = at(cib, 'configuration', 'crm_config', 'cluster_property_set', 'nvpair').flatMap(
-    ({ of }) => {
-      const [, node] = of.name?.match(/^pgcm-Postgresql-promoted-(.+)$/) ?? []
-      return node !== undefined && Number.isInteger(Number(of.value))
-        ? [[node, Number(of.value)] as const]
-        : []
-    },
+  const attributesOf = (name: string) =>
+    at(monitor, 'node_attributes', 'node')
+      .filter((node) => node.of.name === name)
+      .flatMap((node) => at(node, 'attribute'))
+      .map(({ of: pair }) => pair)
+  const names = at(monitor, 'nodes', 'node').map(({ of }) => of.name ?? '')
+  const epochs = names.flatMap((name) =>
+    attributesOf(name).flatMap(({ name: key, value = '' }) =>
+      key === 'Postgresql-epoch' && /^\d{1,10}$/.test(value) ? [[name, Number(value)] as const] : [],
+    ),
   )
   const highest = Math.max(0, ...epochs.map(([, epoch]) => epoch))
   const claims = at(monitor, 'nodes', 'node').filter(({ of }) => {
@@ -58,11 +61,9 @@ export function primaryIn(monitorXml: string, cibXml: string): string | null {
       .flatMap((clone) => at(clone, 'resource'))
       .filter((instance) => /^Postgresql(:\d+)?$/.test(instance.of.id ?? ''))
       .filter((instance) => at(instance, 'node').some((on) => on.of.name === name))
-    const attributes = at(monitor, 'node_attributes', 'node')
-      .filter((node) => node.of.name === name)
-      .flatMap((node) => at(node, 'attribute'))
+    const attributes = attributesOf(name)
     const says = (key: string, value: string) =>
-      attributes.some(({ of: pair }) => pair.name === `Postgresql-${key}` && pair.value === value)
+      attributes.some((pair) => pair.name === `Postgresql-${key}` && pair.value === value)
     return (
       of.online === 'true' &&
       of.unclean !== 'true' &&

@@ -21,7 +21,7 @@ import { member, Store } from './etcdserver.ts'
 import { fakeConsole } from './fakeconsole.ts'
 
 const shipped = readFileSync(new URL('../templates/pgbouncer.ini.ejs', import.meta.url), 'utf8')
-const soon = (what: string, probe: () => unknown, timeoutMs = 15_000) =>
+const soon = (what: string, probe: () => unknown, timeoutMs = 30_000) =>
   until(what, { timeoutMs, everyMs: 5 }, probe)
 
 interface World {
@@ -48,6 +48,7 @@ async function withProxy(body: (world: World) => Promise<void>): Promise<void> {
   const settings = {
     PGCM_CONFIG_FILE: '/dev/null',
     PGCM_LOG_LEVEL: 'debug',
+    PGCM_PROXY_METRICS_ADDRESS: '127.0.0.1:0',
     PGCM_ETCD_ENDPOINTS: etcd.url,
     PGCM_PGBOUNCER_SOCKET_DIR: dir,
     PGCM_PGBOUNCER_CONFIG_FILE: ini,

@@ -16,9 +16,15 @@ function pretend(text: string, primary: number, epoch: number): string {
     .replaceAll('pg03', 'the primary')
     .replaceAll(`pg0${primary}`, 'pg03')
     .replaceAll('the primary', `pg0${primary}`)
-  return swapped
-    .replace(/(name="pgcm-Postgresql-promoted-pg0\d" value=")\d+/, `$1${epoch}`)
-    .replace(/pg0(\d)/g, (_, node) => address(Number(node)))
+  return (
+    swapped
+      // 171 is the primary's there, 170 and 169 the others'.
+      .replace(
+        /("Postgresql-epoch" value=")(\d+)/g,
+        (_, head, was) => `${head}${Math.max(0, epoch + Number(was) - 171)}`,
+      )
+      .replace(/pg0(\d)/g, (_, node) => address(Number(node)))
+  )
 }
 
 export interface Supervise {
@@ -65,6 +71,7 @@ export function supervise(
     PGCM_CONFIG_FILE: '/dev/null',
     PGCM_ETCD_ENDPOINTS: endpoints,
     PGCM_INSECURE: 'true',
+    PGCM_SUPERVISE_METRICS_ADDRESS: '127.0.0.1:0',
     PGCM_LOG_LEVEL: level,
     PGCM_BIND_ADDRESS: '127.0.0.1:0',
     PGCM_STATE_DIR: home,

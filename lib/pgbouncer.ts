@@ -197,6 +197,8 @@ export const overview = (console: Console) =>
     ),
   }))
 
+/** A timer may fire this much before its time, by the clock that measures it. */
+const EARLY_MS = 5
 const POINT_POLL_MS = 100
 /** After its file has changed, PgBouncer is about to be reloaded. */
 const SOON_MS = 300
@@ -362,7 +364,7 @@ export async function pause(
     })
   } catch (error) {
     if (!begun) throw error
-    const late = now() - start >= timeoutMs && !signal?.aborted
+    const late = now() - start >= timeoutMs - EARLY_MS && !signal?.aborted
     const found = late ? await session(console, blockersOf).catch(() => []) : []
     await resume(console)
     throw late ? new PauseBlocked(timeoutMs, found) : error

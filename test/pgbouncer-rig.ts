@@ -160,7 +160,9 @@ export class PgBouncerRig {
     const program = resolve(PLACES.find((place) => existsSync(place)) ?? '')
     const [setpriv = '', ...words] = asPostgres(program, '-q', this.file)
     this.#bouncer = spawn(setpriv, words, { cwd: this.dir, stdio: 'ignore' })
-    await until('PgBouncer answers', { timeoutMs: 5000, everyMs: 20 }, () => existsSync(this.socket))
+    // Its socket is there before it listens.
+    const answers = async () => (await this.admin().catch(() => undefined)) !== undefined
+    await until('PgBouncer answers', { timeoutMs: 10_000, everyMs: 20 }, answers)
   }
 
   get socket(): string {

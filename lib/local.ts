@@ -1,55 +1,68 @@
 /** The machine that pgcm-rejoin runs on: Pacemaker as seen from here, PostgreSQL's files, and what is done to them. */
-import { readFile, realpath } from 'node:fs/promises'
+import { readFile, realpath, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Agent, asPostgres, readAgent } from './agent.ts'
+import { type Agent, asPostgres, besides, readAgent } from './agent.ts'
 import { connect } from './api.ts'
+import * as basebackup from './basebackup.ts'
 import { primaryOf } from './cluster.ts'
 import type { Config } from './config.ts'
-import { Failed, messageOf, Refused } from './errors.ts'
-import { numberIn, type Ours, readOurs, readTheirs } from './evidence.ts'
+import { Failed, messageOf } from './errors.ts'
+import { numberIn, type Ours, readControl, readOurs, readTheirs, type Theirs } from './evidence.ts'
+import { counted, keepLost, type Lost, lostCommands, readLost } from './lost.ts'
+import { type Occupant, occupants } from './occupants.ts'
 import { addressOf, cleanup, cleanupCommand, readCluster } from './pacemaker.ts'
 import * as renewal from './renewal.ts'
-import { CommandFailed, sh } from './sh.ts'
+import { sh, shown } from './sh.ts'
 import { apiTls } from './tls.ts'
 import { until } from './wait.ts'
-import { type Fork, type Histories, parseControl } from './wal.ts'
+import type { Fork } from './wal.ts'
 
-interface Bounds {
-  timeoutMs: number
-  signal: AbortSignal
-}
-
+/** Questions, each of which touches nothing; then deeds, each with the commands that --dry-run prints. */
 export interface Local {
   node: string
   agent: Agent
   primary(): Promise<{ name: string; address: string } | null>
   running(): Promise<'primary' | 'streaming' | 'standby' | null>
+  occupants(): Promise<Occupant[]>
+  leftovers(): Promise<string[]>
   marks(): Promise<{
     lock: number | null
     promise: number | null
     promoted: number
     stage: renewal.Stage | null
   }>
+  hasData(): Promise<boolean>
   ours(signal: AbortSignal): Promise<Ours>
   /** The state in pg_control. */
   state(): Promise<string>
-  theirs(address: string): Promise<Histories['theirs']>
+  systemId(): Promise<string>
+  theirs(address: string): Promise<Theirs>
+  lost(fork: Fork, signal: AbortSignal): Promise<Lost>
   /** Why pg_rewind would not do; undefined where it would. */
-  beyondRewind(address: string, signal: AbortSignal): Promise<string | undefined>
-  noBackup(): Promise<string | undefined>
-  keepLost(fork: Fork): Promise<string>
+  beyondRewind(address: string, theirs: Theirs, signal: AbortSignal): Promise<string | undefined>
+  noTablespaces(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
+  noRewind(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
+  noBackup(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
+
+  lostCommands(fork: Fork): string[]
+  /** Writes down what is in the WAL behind the fork; gives a line that says where. */
+  keepLost(fork: Fork, primary: string, signal: AbortSignal): Promise<string>
   /** On the primary: pg_rewind up to release 15 believes its pg_control, which lags until a checkpoint is done. */
   checkpoint(primary: string, signal: AbortSignal): Promise<void>
   rewindCommands(address: string): string[]
-  rewind(address: string, bounds: Bounds): Promise<void>
+  rewind(address: string, bounds: renewal.Bounds): Promise<void>
+  settleCommands(): string[]
+  settle(bounds: renewal.Bounds): Promise<void>
   backupCommands(address: string): string[]
-  backUp(address: string, bounds: Bounds): Promise<void>
+  backUp(address: string, bounds: renewal.Bounds): Promise<void>
+  swapCommands(): string[]
   swap(): Promise<void>
   release(): Promise<void>
   cleanupCommands(): string[]
   cleanUp(): Promise<void>
   /** Waits until it streams; gives a line that says so. */
   streams(timeoutMs: number, signal: AbortSignal): Promise<string>
+  discardCommands(): string[]
   discard(): Promise<void>
 }
 
@@ -61,6 +74,8 @@ export async function localMachine(config: Config): Promise<Local> {
   const agent = await readAgent(names.resource)
   const cluster = () => readCluster(names, PACEMAKER)
   let ours: Ours | undefined
+  let theirs: Theirs | undefined
+  let stage: renewal.Stage | null = null
 
   /** Asks PostgreSQL here; null where it does not run. */
   async function running() {
@@ -98,56 +113,81 @@ export async function localMachine(config: Config): Promise<Local> {
       return name ? { name, address: await addressOf(name) } : null
     },
 
+    occupants: () => occupants(agent),
+    leftovers: () => basebackup.leftovers(agent),
+
     async marks() {
       const { epoch } = await cluster()
-      const [lock, promise] = [await numberIn(agent.lockFile), await numberIn(agent.promiseFile)]
-      return { lock, promise, promoted: epoch.promoted, stage: await renewal.readStage(agent) }
+      const lock = await numberIn(agent.lockFile, epoch.of[node] ?? epoch.promoted)
+      const promise = await numberIn(agent.promiseFile, epoch.promoted)
+      stage = await renewal.readStage(agent)
+      return { lock, promise, promoted: epoch.promoted, stage }
     },
 
+    hasData: () =>
+      stat(join(agent.pgdata, 'PG_VERSION')).then(
+        () => true,
+        () => false,
+      ),
     async ours(signal) {
       ours = await readOurs(agent, signal)
       return ours
     },
-    async state() {
-      const { stdout } = await sh(asPostgres(agent, 'pg_controldata', agent.pgdata), PACEMAKER)
-      return parseControl(stdout).state
+    state: async () => (await readControl(agent)).state,
+    systemId: async () => (await readControl(agent)).systemId,
+    async theirs(address) {
+      theirs = await readTheirs(agent, address)
+      return theirs
     },
-    theirs: (address) => readTheirs(agent, address),
+    lost: (fork, signal) => readLost(agent, known(ours), fork, signal),
+    beyondRewind: (address, theirs, signal) =>
+      renewal.beyondRewind(agent, address, theirs, { timeoutMs: 600_000, signal }),
+    noTablespaces: (theirs) => basebackup.noTablespaces(agent, theirs),
+    noRewind: (theirs) => basebackup.noRewind(agent, theirs),
+    noBackup: (theirs) => basebackup.noBackup(agent, theirs),
 
-    async beyondRewind(address, signal) {
-      try {
-        await sh(renewal.rewindCommand(agent, address, '--dry-run'), { timeoutMs: 600_000, signal })
-        return undefined
-      } catch (error) {
-        if (error instanceof CommandFailed && error.code !== null) return messageOf(error)
-        throw error
-      }
+    lostCommands: (fork) => lostCommands(agent, known(ours), fork),
+    async keepLost(fork, primary, signal) {
+      const lost = await readLost(agent, known(ours), fork, signal)
+      const file = await keepLost(agent, fork, lost, `what ${node} had and the primary ${primary} has not`)
+      return `${counted(lost.commits)} will be gone, listed in ${file}`
     },
-    noBackup: () => renewal.noBackup(agent),
-    keepLost: (fork) => renewal.keepLost(agent, ours?.timeline ?? fork.timeline, fork),
 
     async checkpoint(primary, signal) {
+      const byHand = `CHECKPOINT on ${primary}, then run pgcm-rejoin again.`
       const endpoint = config.failoverApiEndpoints.find((each) => each.startsWith(`${primary}:`))
-      if (!endpoint) throw new Refused(`failover-api-endpoints does not name ${primary}`)
+      if (!endpoint) throw new Failed(`failover-api-endpoints does not name ${primary}`, byHand)
       const api = connect(endpoint, apiTls(config))
       try {
         await api.checkpoint({ deadlineMs: 600_000, signal })
+      } catch (cause) {
+        throw new Failed(messageOf(cause), byHand, { cause })
       } finally {
         api.close()
       }
     },
     rewindCommands: (address) => [
-      ...(crashed(ours) ? [renewal.singleUser(agent).join(' ')] : []),
-      renewal.rewindCommand(agent, address).join(' '),
+      ...(ours && !ours.control.state.startsWith('shut down')
+        ? [`rm -f ${agent.pgdata}/standby.signal`, `${shown(renewal.singleUser(agent))} </dev/null`]
+        : []),
+      shown(renewal.rewindCommand(agent, address)),
     ],
-    rewind: (address, bounds) => renewal.rewind(agent, address, crashed(ours), bounds),
-    backupCommands: (address) => [renewal.backupCommand(agent, address).join(' ')],
-    backUp: (address, bounds) => renewal.backUp(agent, address, bounds),
-    swap: () => renewal.swap(agent),
+    rewind: (address, bounds) =>
+      (stage === 'rewinding' ? renewal.rewindAgain : renewal.rewind)(agent, address, known(theirs), bounds),
+    settleCommands: () => [shown(renewal.syncCommand(agent))],
+    async settle(bounds) {
+      await sh(renewal.syncCommand(agent), bounds)
+      await renewal.writeStage(agent, 'ready')
+    },
+    backupCommands: (address) => [shown(basebackup.backupCommand(agent, address))],
+    backUp: (address, bounds) => basebackup.backUp(agent, address, bounds),
+    swapCommands: () => basebackup.swapCommands(agent),
+    swap: () => basebackup.swap(agent),
     release: () => renewal.release(agent),
-    discard: () => renewal.discard(agent),
+    discardCommands: () => [`rm -rf ${besides(agent).outdated}`],
+    discard: () => basebackup.discard(agent),
 
-    cleanupCommands: () => [cleanupCommand(names.resource, node).join(' ')],
+    cleanupCommands: () => [shown(cleanupCommand(names.resource, node))],
     cleanUp: () => cleanup(names.resource, node, { timeoutMs: 30_000 }),
 
     async streams(timeoutMs, signal) {
@@ -171,5 +211,8 @@ export async function localMachine(config: Config): Promise<Local> {
   }
 }
 
-const crashed = (ours: Ours | undefined): boolean =>
-  ours !== undefined && !ours.control.state.startsWith('shut down')
+/** What diagnose() has read before. */
+function known<T>(read: T | undefined): T {
+  if (read === undefined) throw new Error('asked for before it was read')
+  return read
+}

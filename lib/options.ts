@@ -636,7 +636,7 @@ export const options = [
     default: '1h',
     min: '1s',
     scripts: ['rejoin'],
-    help: 'how long pg_rewind may take',
+    help: 'how long pg_rewind, or the base backup in its stead, may take',
   },
 
   // playground

@@ -1,12 +1,15 @@
 /** pgcm-rejoin: brings a stopped former primary back as a standby, on that machine itself. */
+import { dirname } from 'node:path'
+import { alone } from './alone.ts'
 import { confirm } from './ask.ts'
 import { run } from './cli.ts'
 import { colour } from './colour.ts'
 import type { Config } from './config.ts'
 import { type Cure, type Diagnosis, diagnose } from './diagnosis.ts'
-import { Expected, messageOf, Refused } from './errors.ts'
+import { Expected, Failed, messageOf, Refused } from './errors.ts'
 import { type Local, localMachine } from './local.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
+import { BeyondRewind } from './renewal.ts'
 import { kindOf, type Out, type View, viewOf } from './view.ts'
 import type { Relation } from './wal.ts'
 
@@ -16,25 +19,29 @@ export interface Rejoining {
   primary: string
   address: string
   cure: Cure
+  stale?: boolean | undefined
   relation?: Relation | undefined
   times: { rejoin: number; rewind: number }
 }
 
 /** The procedure. Nothing is undone: each step may be repeated, and until all are done PostgreSQL does not start. */
-export const procedure = (cure: Cure): Step<Rejoining>[] => [
-  ...(cure === 'rewind' ? [keepLost, checkpoint, rewind] : []),
-  ...(cure === 'base backup' ? [backUp] : []),
-  ...(cure === 'base backup' || cure === 'finish swap' ? [swap] : []),
-  release,
-  cleanUp,
-  stream,
-]
+export const procedure = (cure: Cure, diverged: boolean, stale: boolean): Step<Rejoining>[] => {
+  if (cure === 'tidy') return [stream, discard]
+  return [
+    ...(diverged ? [keepLost] : []),
+    ...(cure === 'rewind' ? [...(stale ? [checkpoint] : []), rewind] : []),
+    ...(cure === 'finish rewind' ? [settle] : []),
+    ...(cure === 'base backup' ? [backUp] : []),
+    ...(cure === 'base backup' || cure === 'finish swap' ? [swap] : []),
+    ...[release, cleanUp, stream, discard],
+  ]
+}
 
 const keepLost: Step<Rejoining> = {
   name: 'write down',
-  describe: () => ['pg_waldump --rmgr=Transaction from the fork on -> a file beside the lock file'],
-  async run({ local, relation }, _, tell) {
-    if (relation?.kind === 'diverged') tell(`what is thrown away: ${await local.keepLost(relation.fork)}`)
+  describe: ({ local, relation }) => (relation?.kind === 'diverged' ? local.lostCommands(relation.fork) : []),
+  async run({ local, relation, primary }, signal, tell) {
+    if (relation?.kind === 'diverged') tell(await local.keepLost(relation.fork, primary, signal))
   },
 }
 const checkpoint: Step<Rejoining> = {
@@ -47,6 +54,11 @@ const rewind: Step<Rejoining> = {
   describe: ({ local, address }) => local.rewindCommands(address),
   run: ({ local, address, times }, signal) => local.rewind(address, { timeoutMs: times.rewind, signal }),
 }
+const settle: Step<Rejoining> = {
+  name: 'settle',
+  describe: ({ local }) => local.settleCommands(),
+  run: ({ local, times }, signal) => local.settle({ timeoutMs: times.rewind, signal }),
+}
 const backUp: Step<Rejoining> = {
   name: 'back up',
   describe: ({ local, address }) => local.backupCommands(address),
@@ -54,14 +66,12 @@ const backUp: Step<Rejoining> = {
 }
 const swap: Step<Rejoining> = {
   name: 'swap',
-  describe: ({ local }) => [
-    `mv the copy to ${local.agent.pgdata}; the old one is kept until this one streams`,
-  ],
+  describe: ({ local }) => local.swapCommands(),
   run: ({ local }) => local.swap(),
 }
 const release: Step<Rejoining> = {
   name: 'release',
-  describe: ({ local }) => [`rm ${local.agent.lockFile} ${local.agent.pendingFile}`],
+  describe: ({ local }) => [`rm -f ${local.agent.lockFile} ${local.agent.pendingFile}`],
   run: ({ local }) => local.release(),
 }
 const cleanUp: Step<Rejoining> = {
@@ -74,8 +84,12 @@ const stream: Step<Rejoining> = {
   describe: ({ times }) => [`wait until it streams, ${times.rejoin / 1000} s at most`],
   async run({ local, times }, signal, tell) {
     tell(await local.streams(times.rejoin, signal))
-    await local.discard()
   },
+}
+const discard: Step<Rejoining> = {
+  name: 'discard',
+  describe: ({ local }) => local.discardCommands(),
+  run: ({ local }) => local.discard(),
 }
 
 export interface Scene {
@@ -93,7 +107,7 @@ export async function rejoin(scene: Scene): Promise<void> {
   const kind = kindOf(out, config.json, env)
   try {
     const found = await diagnose(local, signal)
-    const steps = procedure(found.cure)
+    const steps = procedure(found.cure, found.relation?.kind === 'diverged', found.stale === true)
     const view = viewOf(
       kind,
       out,
@@ -150,10 +164,38 @@ async function cure(
   })
 }
 
+/** Once more, with a base backup, where pg_rewind itself has found out that it cannot. */
+export async function rejoinAtLast(scene: Scene): Promise<void> {
+  try {
+    await rejoin(scene).catch(async (error) => {
+      if (!(error instanceof BeyondRewind)) throw error
+      await rejoin(scene).catch((again) => {
+        // Refused means that nothing was touched, which is no longer so.
+        throw again instanceof Refused ? new Failed(messageOf(again), again.hint, { cause: again }) : again
+      })
+    })
+  } catch (error) {
+    throw await halfWay(scene.local, error)
+  }
+}
+
+/** Where a run has begun to change the data, its error says what holds from then on. */
+async function halfWay(local: Local, error: unknown): Promise<unknown> {
+  if (!(error instanceof Expected) || error instanceof Refused) return error
+  const { stage } = await local.marks().catch(() => ({ stage: null }))
+  if (stage === null) return error
+  const hint = `PostgreSQL does not start on ${local.node} until pgcm-rejoin has come to its end there: run it again.`
+  return new Failed(messageOf(error), [error.hint, hint].filter(Boolean).join(' '), { cause: error })
+}
+
 export const main = () =>
   run('rejoin', async (config, _, io) => {
     if (process.getuid?.() !== 0)
       throw new Refused('only root can do this', 'sudo pgcm-rejoin, on the stopped node.')
-    const local = await localMachine(config)
-    await rejoin({ config, local, out: io.stdout, stdin: io.stdin, env: io.env })
+    const local = await localMachine(config).catch((error) => {
+      if (!(error instanceof Expected)) throw error
+      throw new Refused(messageOf(error), 'Do Corosync and Pacemaker run on this node?', { cause: error })
+    })
+    const unlock = await alone(dirname(local.agent.lockFile), 'pgcm-rejoin')
+    await rejoinAtLast({ config, local, out: io.stdout, stdin: io.stdin, env: io.env }).finally(unlock)
   })

@@ -13,6 +13,8 @@ export interface ShOptions {
   okCodes?: number[]
   /** More output than this on either stream kills the command. Default 16 MiB. */
   maxBytes?: number
+  /** What it started and left behind ends with it; otherwise its end is waited for. */
+  endsAsOne?: boolean
 }
 
 export interface ShResult {
@@ -22,12 +24,28 @@ export interface ShResult {
   elapsedMs: number
 }
 
+/** A command as one may paste it into a shell. */
+export const shown = (argv: string[]): string =>
+  argv.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)).join(' ')
+
+/** What a program of PostgreSQL's complains of: hints and what it cleaned up follow it. Empty where it does not. */
+export const complaint = (stderr: string): string => {
+  const lines = stderr.trim().split('\n')
+  return (lines.find((each) => /\b(error|fatal|PANIC|FATAL):/.test(each)) ?? '').replace(
+    /^.*?\b(error|fatal|PANIC|FATAL): */,
+    '',
+  )
+}
+
 /** A command that failed. `code` is null when it was killed. */
 export class CommandFailed extends Expected {
   readonly exitCode = 1
   readonly code: number | null
   readonly stdout: string
   readonly stderr: string
+  /** Such as `exit 1`, `timed out` or `died of SIGKILL`. */
+  readonly why: string
+  readonly elapsedMs: number
 
   constructor(
     argv: string[],
@@ -39,6 +57,8 @@ export class CommandFailed extends Expected {
     this.code = result.code
     this.stdout = result.stdout
     this.stderr = result.stderr
+    this.why = why
+    this.elapsedMs = result.elapsedMs
   }
 }
 
@@ -52,12 +72,15 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
   let child: ChildProcess | undefined
   let killed: string | undefined
   let broken: string | undefined
-  const kill = (why: string) => {
-    killed ??= why
+  const killGroup = () => {
     try {
       // The command leads its own process group, so this reaches what it started as well. zx's own kill needs `ps`.
       if (child?.pid) process.kill(-child.pid, 'SIGKILL')
     } catch {} // gone already
+  }
+  const kill = (why: string) => {
+    killed ??= why
+    killGroup()
   }
   const onAbort = () => kill('was stopped')
   if (signal?.aborted)
@@ -75,6 +98,7 @@ export async function sh(argv: string[], options: ShOptions = {}): Promise<ShRes
       child.once('error', (error: NodeJS.ErrnoException) => {
         broken = error.code === 'ENOENT' ? 'not found' : error.message
       })
+      if (options.endsAsOne) child.once('exit', killGroup)
       for (const stream of [child.stdout, child.stderr]) {
         let bytes = 0
         stream?.on('data', (chunk: Buffer) => {

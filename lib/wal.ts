@@ -61,6 +61,24 @@ export function walFile(timeline: number, position: string, segment: number): st
   return hex(BigInt(timeline)) + hex(number / perHigh) + hex(number % perHigh)
 }
 
+/** Which WAL file holds a position, counted from 0 whatever the timeline. */
+export const segmentOf = (position: string, segment: number): bigint => lsn(position) / BigInt(segment)
+
+/** The same of a file by its name; null where the name is not that of a WAL file. */
+export function segmentNamed(name: string, segment: number): { timeline: number; number: bigint } | null {
+  const [, timeline, high, low] = name.match(/^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$/) ?? []
+  if (!timeline || !high || !low) return null
+  const number = BigInt(`0x${high}`) * (0x1_0000_0000n / BigInt(segment)) + BigInt(`0x${low}`)
+  return { timeline: Number.parseInt(timeline, 16), number }
+}
+
+/** Where a WAL file begins. */
+export function startOf(number: bigint, segment: number): string {
+  const position = number * BigInt(segment)
+  const hex = (half: bigint) => half.toString(16).toUpperCase()
+  return `${hex(position >> 32n)}/${hex(position & 0xffffffffn)}`
+}
+
 /** The position of the last record that pg_waldump printed, and what it was; undefined where it printed none. */
 export function lastRecord(waldump: string): { lsn: string; what: string } | undefined {
   const records = [...waldump.matchAll(/^rmgr: (\S+).*?\blsn: ([0-9A-F]+\/[0-9A-F]+),.*?desc: (.*)$/gim)]

@@ -3,10 +3,10 @@ import * as assert from 'uvu/assert'
 import { parseAgent } from '../lib/agent.ts'
 import { load } from '../lib/config.ts'
 import { type Expected, Failed, Refused } from '../lib/errors.ts'
-import type { Ours } from '../lib/evidence.ts'
+import { type Ours, type Theirs, Unreadable } from '../lib/evidence.ts'
 import type { Local } from '../lib/local.ts'
-import { rejoin } from '../lib/rejoin.ts'
-import type { Histories } from '../lib/wal.ts'
+import { rejoinAtLast } from '../lib/rejoin.ts'
+import { BeyondRewind } from '../lib/renewal.ts'
 
 const CIB = `<primitive id="Postgresql" class="ocf" provider="pgcm" type="pgsql">
   <instance_attributes id="i">
@@ -31,9 +31,9 @@ const control = {
   timeline: 9,
   checkpoint: '0/4FFFF88',
   redo: '0/4FFFF88',
-  segment: 16777216,
   checksums: true,
   walLogHints: true,
+  segment: 2 ** 24,
 }
 const OURS: Ours = {
   control,
@@ -41,12 +41,20 @@ const OURS: Ours = {
   last: '0/4FFFF88',
   lastWhat: 'XLOG CHECKPOINT_SHUTDOWN',
   history: [],
+  files: [],
 }
-const THEIRS: Histories['theirs'] = {
+const THEIRS: Theirs = {
   systemId: '7',
   timeline: 10,
   lsn: '0/6000000',
   history: [{ timeline: 9, end: '0/5000000' }],
+  checksums: true,
+  checkpointTimeline: 9,
+  segment: 2 ** 24,
+  oldest: 1n,
+  walBytes: 0,
+  bytes: 0,
+  tablespaces: [],
 }
 
 function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
@@ -62,9 +70,17 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
     agent: parseAgent(CIB),
     primary: async () => ({ name: 'pg02', address: '10.0.0.12' }),
     running: async () => null,
+    occupants: async () => [],
+    leftovers: async () => [],
     marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: null }),
     ours: async () => OURS,
+    hasData: async () => true,
     state: async () => 'shut down',
+    systemId: async () => '7',
+    lost: async () => ({ commits: ['742', '743'], records: '' }),
+    lostCommands: () => ['pg_waldump ...'],
+    noTablespaces: async () => undefined,
+    noRewind: async () => undefined,
     theirs: async () => THEIRS,
     beyondRewind: async () => undefined,
     noBackup: async () => undefined,
@@ -72,6 +88,10 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
     checkpoint: act('checkpoint'),
     rewindCommands: () => ['pg_rewind ...'],
     rewind: act('rewind'),
+    settleCommands: () => ['initdb --sync-only ...'],
+    settle: act('settle'),
+    swapCommands: () => ['mv ...'],
+    discardCommands: () => ['rm -rf ...'],
     backupCommands: () => ['pg_basebackup ...'],
     backUp: act('back up'),
     swap: act('swap'),
@@ -85,7 +105,7 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
   const text: string[] = []
   const { config } = load('rejoin', flags, { PGCM_CONFIG_FILE: '/dev/null' })
   const run = () =>
-    rejoin({ config, local, out: { write: (more) => text.push(more) }, stdin: {}, env: {} }).then(
+    rejoinAtLast({ config, local, out: { write: (more) => text.push(more) }, stdin: {}, env: {} }).then(
       () => undefined,
       (error: Expected) => error,
     )
@@ -93,6 +113,20 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
 }
 
 const DIVERGED: Partial<Local> = { ours: async () => ({ ...OURS, last: '0/5000060' }) }
+
+/** In production, as far as pg_control knows, until the first rewind. */
+function beyondOnceRecovered(): Partial<Local> {
+  let state = 'in production'
+  return {
+    ours: async () => ({ ...OURS, last: '0/5000060', control: { ...control, state } }),
+    beyondRewind: async () => (state === 'shut down' ? 'pg_rewind cannot: WAL gone' : undefined),
+    rewind: async () => {
+      state = 'shut down'
+      throw new BeyondRewind('pg_rewind cannot: WAL gone')
+    },
+  }
+}
+
 const END = ['release', 'clean up', 'streams', 'discard']
 
 for (const [what, over, wanted, says] of [
@@ -112,13 +146,13 @@ for (const [what, over, wanted, says] of [
         control: { ...control, checksums: false, walLogHints: false },
       }),
     },
-    ['back up', 'swap', ...END],
+    ['keep lost', 'back up', 'swap', ...END],
     'beyond rewind',
   ],
   [
     'an interrupted rewind is done again, whatever the data looks like',
     { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }) },
-    ['keep lost', 'checkpoint', 'rewind', ...END].slice(1),
+    ['checkpoint', 'rewind', ...END],
     'interrupted: pg_rewind again',
   ],
   [
@@ -136,7 +170,7 @@ for (const [what, over, wanted, says] of [
       marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }),
       state: async () => 'in archive recovery',
     },
-    END,
+    ['settle', ...END],
     'had come to its end',
   ],
   [
@@ -159,6 +193,54 @@ for (const [what, over, wanted, says] of [
     },
     ['keep lost', 'checkpoint', 'rewind', ...END],
     'diverged',
+  ],
+  [
+    'no checkpoint is asked for where the primary has made one since its promotion',
+    { ...DIVERGED, theirs: async () => ({ ...THEIRS, checkpointTimeline: 10 }) },
+    ['keep lost', 'rewind', ...END],
+    'lost: 2 transactions that committed here behind 0/5000000: 742 743',
+  ],
+  [
+    'clean data that needs WAL which the primary has no more takes a base backup',
+    { theirs: async () => ({ ...THEIRS, oldest: 5n }) },
+    ['back up', 'swap', ...END],
+    'the primary no longer has the WAL from 0/4FFFF88 on',
+  ],
+  [
+    'data with other checksums than the primary would be a mixture after a rewind',
+    { ...DIVERGED, theirs: async () => ({ ...THEIRS, checksums: false }) },
+    ['keep lost', 'back up', 'swap', ...END],
+    'data checksums are on here and off on the primary',
+  ],
+  [
+    'diverged data that pg_rewind does not take is known before the question',
+    { ...DIVERGED, beyondRewind: async () => 'pg_rewind cannot: no common ancestor' },
+    ['keep lost', 'back up', 'swap', ...END],
+    'no common ancestor: base backup',
+  ],
+  [
+    'WAL that cannot be read',
+    { ours: async () => Promise.reject(new Unreadable('its WAL cannot be read')) },
+    ['back up', 'swap', ...END],
+    'beyond rewind, its WAL cannot be read: base backup',
+  ],
+  [
+    'a data directory that somebody has moved away is made anew',
+    { hasData: async () => false },
+    ['back up', 'swap', ...END],
+    'there is no data directory: base backup',
+  ],
+  [
+    'what an earlier run kept is removed once it streams',
+    { running: async () => 'streaming' as const, leftovers: async () => ['/x.before-rejoin'] },
+    ['streams', 'discard'],
+    '/x.before-rejoin can go',
+  ],
+  [
+    'a crashed node of which pg_rewind finds out only then that it cannot',
+    beyondOnceRecovered(),
+    ['keep lost', 'checkpoint', 'keep lost', 'back up', 'swap', ...END],
+    'pg_rewind cannot: WAL gone: base backup',
   ],
 ] as [string, Partial<Local>, string[], string][]) {
   test(what, async () => {
@@ -202,9 +284,29 @@ for (const [what, over, says] of [
         last: '0/5000060',
         control: { ...control, checksums: false, walLogHints: false },
       }),
-      noBackup: async () => 'a copy needs about 9 MiB, and 1 MiB are free',
+      noBackup: async () => ({ why: 'a copy needs about 9 MiB, and 1 MiB are free', cure: 'Make room.' }),
     },
     'no base backup can be made',
+  ],
+  [
+    'one where a process of PostgreSQL lives',
+    { occupants: async () => [{ pid: 12, program: 'postgres', ours: false }] },
+    'at work in /var/lib/postgresql/17/main: postgres (pid 12)',
+  ],
+  [
+    'any, to a primary that cannot be asked',
+    { theirs: async () => Promise.reject(new Failed('the primary does not answer')) },
+    'the primary does not answer',
+  ],
+  [
+    'one that lacks the directory of a tablespace',
+    { noTablespaces: async () => ({ why: 'a tablespace in /mnt/a', cure: 'install -d' }) },
+    'a tablespace in /mnt/a',
+  ],
+  [
+    'one that has no room for a rewind',
+    { ...DIVERGED, noRewind: async () => ({ why: 'pg_rewind needs about 9 MiB', cure: 'Make room.' }) },
+    'pg_rewind needs about 9 MiB',
   ],
 ] as [string, Partial<Local>, string][]) {
   test(`refuses ${what}, and touches nothing`, async () => {
@@ -220,7 +322,12 @@ test('--dry-run prints the commands and runs none', async () => {
   const it = scene(DIVERGED, ['--dry-run'])
   assert.is(await it.run(), undefined)
   assert.equal(it.did, [])
-  for (const said of ['pg_rewind ...', 'rm /var/lib/pgcm/agent/PGSQL.lock', 'crm_resource --cleanup'])
+  for (const said of [
+    'pg_waldump ...',
+    'pg_rewind ...',
+    'rm -f /var/lib/pgcm/agent/PGSQL.lock',
+    'crm_resource --cleanup',
+  ])
     assert.match(it.text(), said)
 })
 

@@ -1,6 +1,6 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { CommandFailed, sh } from '../lib/sh.ts'
+import { CommandFailed, complaint, sh, shown } from '../lib/sh.ts'
 import { now, since } from '../lib/wait.ts'
 
 const failure = (promise: Promise<unknown>) =>
@@ -29,6 +29,25 @@ test('a failure names command, exit code, time and the last line of stderr', asy
   assert.is(message, 'sh -c echo first >&2; echo last >&2; exit 3: exit 3 after T ms: last')
   assert.match(await failure(sh(['no-such-command'])), /^no-such-command: could not be started: not found/)
   assert.match(await failure(sh(['sh', '-c', 'kill -9 $$'])), /died of SIGKILL/)
+})
+
+test('words are shown as a shell takes them', async () => {
+  const words = ['--dbname=host=a user=b', "it's", '', '$(id)', '/usr/bin:x']
+  const { stdout } = await sh(['sh', '-c', `printf '%s|' ${shown(words)}`])
+  assert.is(stdout, `${words.join('|')}|`)
+})
+
+test("a program's complaint is its first error, without what it noticed before and after", () => {
+  const said =
+    'pg_rewind: servers diverged at 0/1\npg_rewind: error: could not read\n\tIs it there?\npg_rewind: error: again\n'
+  assert.is(complaint(said), 'could not read')
+  assert.is(complaint('pg_rewind: servers diverged at 0/1\n'), '')
+})
+
+test('what it left behind ends with it, if that is wanted', async () => {
+  const start = now()
+  await sh(['sh', '-c', 'sleep 20 & exit 0'], { endsAsOne: true })
+  assert.ok(since(start) < 10_000)
 })
 
 test('other exit codes can be right', async () => {

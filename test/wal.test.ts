@@ -1,6 +1,17 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { compare, lastRecord, lsn, newestTimeline, parseControl, parseHistory, walFile } from '../lib/wal.ts'
+import {
+  compare,
+  lastRecord,
+  lsn,
+  newestTimeline,
+  parseControl,
+  parseHistory,
+  segmentNamed,
+  segmentOf,
+  startOf,
+  walFile,
+} from '../lib/wal.ts'
 
 test('an LSN is two halves of one number', () => {
   assert.is(lsn('0/3000148'), 0x3000148n)
@@ -40,6 +51,19 @@ test('the file that holds a position', () => {
   assert.is(walFile(129, '0/5D2D620', 16 * mib), '000000810000000000000005')
   assert.is(walFile(9, 'A1/FF000028', 16 * mib), '00000009000000A1000000FF')
   assert.is(walFile(9, '1/40000000', 1024 * mib), '000000090000000100000001')
+})
+
+test('WAL files are counted, whatever their size and timeline', () => {
+  for (const segment of [2 ** 20, 2 ** 24, 2 ** 30]) {
+    const number = segmentOf('2/C1234567', segment)
+    const begin = lsn(startOf(number, segment))
+    assert.ok(begin <= lsn('2/C1234567') && lsn('2/C1234567') < begin + BigInt(segment))
+  }
+  assert.equal(segmentNamed('0000000B00000002000000C1', 2 ** 24), {
+    timeline: 11,
+    number: segmentOf('2/C1000000', 2 ** 24),
+  })
+  assert.is(segmentNamed('0000000B.history', 2 ** 24), null)
 })
 
 test('pg_controldata', () => {

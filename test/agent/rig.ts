@@ -55,19 +55,19 @@ export class Rig {
     this.port = port
   }
 
-  /** Three equal clones, as Ansible leaves them. */
-  static async make(bindir: string): Promise<Rig> {
+  /** Three equal clones, as Ansible leaves them, with further settings and words for initdb. */
+  static async make(bindir: string, settings = '', initdb: string[] = []): Promise<Rig> {
     const dir = mkdtempSync(join(tmpdir(), 'pgcm-rig-'))
     chmodSync(dir, 0o755)
     const rig = new Rig(dir, bindir, await freePort())
     mkdirSync(join(dir, 'attrs'))
     for (const node of NODES) {
       mkdirSync(rig.path(node, 'sock'), { recursive: true })
-      writeFileSync(rig.path(node, 'postgresql.conf'), rig.configuration(node))
+      writeFileSync(rig.path(node, 'postgresql.conf'), rig.configuration(node) + settings)
       await sh(['chown', 'postgres:', rig.path(node), rig.path(node, 'sock')])
     }
     const data = rig.path('pg01', 'data')
-    await sh(asPostgres(join(bindir, 'initdb'), '--no-sync', '--auth=trust', '-D', data))
+    await sh(asPostgres(join(bindir, 'initdb'), '--no-sync', '--auth=trust', ...initdb, '-D', data))
     const hba = 'local all all trust\nhost all,replication all 127.0.0.0/24 trust\n'
     writeFileSync(join(data, 'pg_hba.conf'), hba)
     for (const node of ['pg02', 'pg03'] as const) await sh(['cp', '-a', data, rig.path(node)])

@@ -13,10 +13,10 @@ import { judge, judgeAgain, planRun, poolersOf, question } from './preflight.ts'
 import { began, failed, type Receipt, receipt, receiptText, stopwatch, wayOut } from './receipt.ts'
 import type { Run, Times } from './run.ts'
 import * as steps from './steps.ts'
-import { chooseTarget, type Member, ownerName, primaryOf, type Survey } from './survey.ts'
+import { chooseTarget, clusterOf, type Member, ownerName, primaryOf, type Survey } from './survey.ts'
 import { tableOf, topology } from './topology.ts'
 import { kindOf, type Out, type View, viewOf } from './view.ts'
-import { within } from './wait.ts'
+import { now, sleep, within } from './wait.ts'
 import { connectWorld, type Surroundings } from './world.ts'
 
 /**
@@ -97,7 +97,7 @@ export async function failover(scene: Scene): Promise<void> {
     })
     await view.close()
     if (config.dryRun) return
-    const after = await world.survey()
+    const after = await settled(world)
     show(view, after)
     const record = receipt(run, at, watch.steps, after)
     view.say(receiptText(run, record))
@@ -158,6 +158,20 @@ const keep = (world: Surroundings, record: Receipt, view: View): Promise<void> =
   within(5000, 'keeping the record', world.keep(record)).catch((error) =>
     view.say(`pgcm-status --history will not show this: ${messageOf(error)}`),
   )
+
+/** The former primary says for a second or two that it still is one: its agent leaves the CPU to the clients first. */
+const SETTLING_MS = 4000
+
+/** Who is what once that is over. */
+async function settled(world: Surroundings): Promise<Survey> {
+  const start = now()
+  for (;;) {
+    const survey = await world.survey()
+    const claims = clusterOf(survey)?.nodes.filter(({ status }) => status === 'PRI').length ?? 0
+    if (claims <= 1 || now() - start > SETTLING_MS) return survey
+    await sleep(250)
+  }
+}
 
 /** Undefined where there is none, which the checks explain; a --to that cannot be is refused at once. */
 function targetOf(survey: Survey, wanted: string): Member | undefined {

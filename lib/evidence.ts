@@ -17,9 +17,9 @@ import {
 
 /**
  * The number in a file; null where there is no such file.
- * @throws Refused where it holds anything else; `known` is what the cluster has for it
+ * @throws Refused where it holds anything else; `known` is asked for what belongs there then
  */
-export async function numberIn(file: string, known: number): Promise<number | null> {
+export async function numberIn(file: string, known: () => Promise<number>): Promise<number | null> {
   const text = await readFile(file, 'utf8').catch((error) => {
     if (error.code === 'ENOENT') return null
     throw error
@@ -28,7 +28,10 @@ export async function numberIn(file: string, known: number): Promise<number | nu
   if (!/^\d+$/.test(text.trim()))
     throw new Refused(
       `${file} holds ${JSON.stringify(text.slice(0, 40))} and no epoch`,
-      `The cluster has epoch ${known} for it: echo ${known} >${file}`,
+      await known().then(
+        (epoch) => `As far as is known it was ${epoch}: echo ${epoch} >${file}`,
+        () => undefined,
+      ),
     )
   return Number(text)
 }

@@ -78,7 +78,7 @@ export async function localMachine(config: Config): Promise<Local> {
   let stage: renewal.Stage | null = null
 
   /** Asks PostgreSQL here; null where it does not run. */
-  async function running() {
+  async function role() {
     const pid = (await readFile(join(agent.pgdata, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0]
     const home = await realpath(`/proc/${pid || '-'}/cwd`).catch(() => '')
     if (home === '' || home !== (await realpath(agent.pgdata).catch(() => agent.pgdata))) return null
@@ -106,7 +106,16 @@ export async function localMachine(config: Config): Promise<Local> {
   return {
     node,
     agent,
-    running,
+
+    /** One that was started a moment ago is given the time to find its primary. */
+    async running() {
+      const found = async () => {
+        const now = await role()
+        return now === 'standby' ? null : { now }
+      }
+      const settled = await until('it streams', { timeoutMs: 5000, everyMs: 200 }, found).catch(() => null)
+      return settled ? settled.now : 'standby'
+    },
 
     async primary() {
       const name = primaryOf(await cluster())?.name
@@ -118,8 +127,9 @@ export async function localMachine(config: Config): Promise<Local> {
 
     async marks() {
       const { epoch } = await cluster()
-      const lock = await numberIn(agent.lockFile, epoch.of[node] ?? epoch.promoted)
-      const promise = await numberIn(agent.promiseFile, epoch.promoted)
+      const own = async () => epoch.of[node] ?? (await readControl(agent)).timeline
+      const lock = await numberIn(agent.lockFile, own)
+      const promise = await numberIn(agent.promiseFile, async () => epoch.promoted)
       stage = await renewal.readStage(agent)
       return { lock, promise, promoted: epoch.promoted, stage }
     },
@@ -203,8 +213,7 @@ export async function localMachine(config: Config): Promise<Local> {
           )
         const own = view.nodes.find(({ name }) => name === node)
         // ASYNC is what one is that still catches up: each node is in synchronous_standby_names.
-        const attached =
-          /^STREAMING\|(?!ASYNC)/.test(own?.dataStatus ?? '') && (await running()) === 'streaming'
+        const attached = /^STREAMING\|(?!ASYNC)/.test(own?.dataStatus ?? '') && (await role()) === 'streaming'
         return attached ? `${own?.status}, ${own?.dataStatus}` : null
       })
     },

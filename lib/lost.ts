@@ -5,7 +5,7 @@ import type { Agent } from './agent.ts'
 import { syncDirectory } from './atomic.ts'
 import { Failed } from './errors.ts'
 import { type Ours, type Stretch, waldump } from './evidence.ts'
-import { sh, shown } from './sh.ts'
+import { complaint, sh, shown } from './sh.ts'
 import { type Fork, lsn, segmentNamed, segmentOf, startOf } from './wal.ts'
 
 export interface Lost {
@@ -46,7 +46,9 @@ export async function readLost(agent: Agent, ours: Ours, fork: Fork, signal: Abo
     records += stdout
     const reached = stderr.match(/error in WAL record at ([0-9A-F]+\/[0-9A-F]+)/)?.[1]
     if (stretch.end === undefined && (!reached || lsn(reached) < lsn(ours.last)))
-      throw new Failed(`cannot tell what would be lost: ${stderr.trim().split('\n').at(-1)}`)
+      throw new Failed(
+        `cannot tell what would be lost: pg_waldump stopped before ${ours.last}: ${complaint(stderr) || 'no reason'}`,
+      )
   }
   return { commits: commitsIn(records), records, ...(gap && { gap }) }
 }

@@ -15,11 +15,10 @@ import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
 import { until } from '../lib/wait.ts'
 import type { Node } from './agent/rig.ts'
-import { moveInside, unable } from './rejoin/inside.ts'
+import { moveInside, play } from './rejoin/inside.ts'
 import { type Past, Stage } from './rejoin/stage.ts'
 
-const missing = unable()
-if (!missing) moveInside(import.meta.url)
+moveInside(import.meta.url)
 let stage: Stage
 process.on('exit', () => stage?.destroy())
 
@@ -44,14 +43,7 @@ const stories: [string, () => Promise<void>][] = [
   ['the agent and pgcm-rejoin part in good order', end],
 ]
 
-if (missing) {
-  test('pgcm-rejoin with real PostgreSQL cannot be tried here', () => {
-    console.log(`# SKIPPED: ${stories.length} tests of pgcm-rejoin with real PostgreSQL: ${missing}`)
-    assert.is.not(process.env.CI, 'true', `in CI they have to run: ${missing}`)
-  })
-} else {
-  for (const [name, tell] of stories) test(name, tell)
-}
+play(stories, 'pgcm-rejoin')
 
 /** A run to its end, which must be a good one; what it printed. */
 async function done(flags?: string[]): Promise<string> {

@@ -4,6 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
 import { NODES, programs } from '../agent/rig.ts'
 
 /** The address by which pgcm-rejoin knows a node; a loopback address it would refuse. */
@@ -23,11 +25,23 @@ exit $?`
 const unshare = ['--net', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc']
 
 /** Why these tests cannot run on this machine. */
-export function unable(): string | undefined {
+function unable(): string | undefined {
   const { missing } = programs()
   if (missing) return missing
   const { status, stderr } = spawnSync('unshare', [...unshare, 'true'], { encoding: 'utf8' })
   return status === 0 ? undefined : `they need namespaces of their own: unshare: ${stderr?.trim()}`
+}
+
+let missing: string | undefined
+
+/** Makes tests of the stories, or one that says why there are none. */
+export function play(stories: [string, () => Promise<void>][], what: string): void {
+  if (missing)
+    test(`${what} with real PostgreSQL cannot be tried here`, () => {
+      console.log(`# SKIPPED: ${stories.length} tests of ${what} with real PostgreSQL: ${missing}`)
+      assert.is.not(process.env.CI, 'true', `in CI they have to run: ${missing}`)
+    })
+  else for (const [name, tell] of stories) test(name, tell)
 }
 
 /** Runs the test file once more, inside. Comes back there only; outside it ends with the same exit code. */
@@ -36,6 +50,8 @@ export function moveInside(url: string): void {
     delete process.env.PGCM_TEST_INSIDE // pgcm-rejoin refuses a name that it does not know
     return
   }
+  missing = unable()
+  if (missing) return
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-inside-'))
   const file = [process.execPath, ...process.execArgv, fileURLToPath(url)]
   const { status } = spawnSync('unshare', [...unshare, 'sh', '-c', PREPARE, 'sh', ...file], {

@@ -8,6 +8,10 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as assert from 'uvu/assert'
 import { serve } from '../../lib/apiserver.ts'
+import { load } from '../../lib/config.ts'
+import { messageOf } from '../../lib/errors.ts'
+import { localMachine } from '../../lib/local.ts'
+import { rejoinAtLast } from '../../lib/rejoin.ts'
 import { sh } from '../../lib/sh.ts'
 import { sleep, until } from '../../lib/wait.ts'
 import { kill } from '../agent/processes.ts'
@@ -205,6 +209,30 @@ export class Stage {
     return ended
   }
 
+  /** The same in this process, where only its end counts: it must be a good one. */
+  async again(): Promise<void> {
+    const endpoints = NODES.map((name) => `${name}:${this.api.port}`).join(',')
+    const flags = ['--insecure', '--failover-api-endpoints', endpoints, '--rejoin-timeout', '20s', '--yes']
+    const { config } = load('rejoin', flags, { PGCM_CONFIG_FILE: '/dev/null' })
+    let text = ''
+    const out = { write: (more: string) => (text += more) }
+    const interrupts = () => ({ signal: new AbortController().signal, abort() {}, dispose() {} })
+    const before = { ...process.env }
+    Object.assign(process.env, { PATH: `${STUBS}:${process.env.PATH}`, WORLD: this.rig.dir, NODE: 'pg01' })
+    const ended = localMachine(config).then((local) =>
+      rejoinAtLast({ config, local, out, stdin: {}, env: {}, interrupts }),
+    )
+    try {
+      await this.pacemaker(ended)
+      await ended
+    } catch (error) {
+      // Killed behind its clean-up, the run before may have left nothing to do.
+      if (!/streams already/.test(messageOf(error))) throw new Error(`${text}${messageOf(error)}`)
+    } finally {
+      process.env = before
+    }
+  }
+
   /** Starts pg01 when it is told to forget its failures, and has the primary look at its standbys. */
   async pacemaker(until: Promise<unknown>): Promise<void> {
     let over = false
@@ -220,7 +248,7 @@ export class Stage {
         if (code !== 0) writeFileSync(join(rig.dir, 'failure@pg01'), `${reason}\n`)
       }
       if (rig.processes('pg01').length > 0) await rig.agent('pg03', 'monitor')
-      await sleep(100)
+      await Promise.race([sleep(200), until.catch(() => {})])
     }
   }
 

@@ -214,7 +214,12 @@ async function fullDisk() {
   await sh(['cp', '-a', `${home}.aside/.`, home])
   const fill = (leave: number) => {
     const { bavail, bsize } = statfsSync(home)
-    writeFileSync(`${home}/filler`, Buffer.alloc(Math.max(0, bavail * bsize - leave)))
+    try {
+      writeFileSync(`${home}/filler`, Buffer.alloc(Math.max(0, bavail * bsize - leave)))
+    } catch (error) {
+      // The copy has taken some of it meanwhile: it is full, as it was to be.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+    }
   }
   try {
     await backupEnds(async ({ ended }) => {

@@ -101,7 +101,7 @@ export function nodeHandlers(
     },
 
     async unmigrate(_, signal) {
-      await unmigrate(names.clone, { timeoutMs: 5000, signal })
+      await unmigrate(names, { timeoutMs: 5000, signal })
       return { created_at: timestamp(new Date()) }
     },
 

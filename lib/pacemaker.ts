@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { type ClusterView, moveId, type Names, view } from './cluster.ts'
 import { Failed, messageOf } from './errors.ts'
 import { sh } from './sh.ts'
-import { now, sleep, until } from './wait.ts'
+import { until } from './wait.ts'
 
 interface Bounds {
   timeoutMs: number
@@ -25,26 +25,15 @@ async function withFile<T>(text: string, body: (file: string) => Promise<T>): Pr
   }
 }
 
-/** A promotion is in the CIB some hundredths of a second after the agent has said so, or later on a busy machine. */
-const RIPENING_MS = 500
-
 /** A view, and the CIB it was made from. */
 export interface Snapshot {
   view: ClusterView
   cib: string
 }
 
-/** The CIB as this node has it. One that is not `ripe` is read again for a moment. */
-export async function readCib(
-  { timeoutMs, signal }: Bounds,
-  ripe: (cib: string) => boolean = () => true,
-): Promise<string> {
-  const start = now()
-  for (;;) {
-    const { stdout } = await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })
-    if (ripe(stdout) || now() - start > RIPENING_MS || signal?.aborted) return stdout
-    await sleep(10, signal)
-  }
+/** The CIB as this node has it. */
+export async function readCib({ timeoutMs, signal }: Bounds): Promise<string> {
+  return (await sh(['cibadmin', '--query'], { timeoutMs, ...common(signal) })).stdout
 }
 
 /**
@@ -114,8 +103,24 @@ export async function migrate(
   await sh(migrateCommand(clone, target, expires), { timeoutMs: bounds.timeoutMs, ...common(bounds.signal) })
 }
 
-/** Removes the constraint, and comes back once it is seen to be gone. Nothing to remove is no error. */
-export async function unmigrate(clone: string, { timeoutMs, signal }: Bounds): Promise<void> {
+/** How long the scores may take to agree with the role that has moved. */
+const SCORED_MS = 2000
+
+/** Whether the promoted instance would stay where it is if the scores alone decided. */
+export const scored = ({ nodes }: ClusterView): boolean => {
+  const highest = Math.max(...nodes.map(({ score }) => score ?? -1))
+  return highest > 0 && nodes.some(({ role, score }) => role === 'Promoted' && score === highest)
+}
+
+/**
+ * Removes the constraint, and comes back once it is seen to be gone. Nothing to remove is no error. Without it the scores decide,
+ * and a node that has just been promoted tells its own a moment later: that is waited for, or the role would move back.
+ */
+export async function unmigrate(names: Names, { timeoutMs, signal }: Bounds): Promise<void> {
+  const { clone } = names
+  const bounds = { timeoutMs: Math.min(timeoutMs, SCORED_MS), everyMs: 200, ...common(signal) }
+  const agree = until('the scores agree', bounds, async () => scored(await readCluster(names, bounds)))
+  await agree.catch(() => {})
   await sh(unmigrateCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })
   await until(`the constraint ${moveId(clone)} is gone`, { timeoutMs, ...common(signal) }, async () => {
     const { code } = await sh(askCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })

@@ -14,7 +14,7 @@ import { nodeHandlers } from './nodeapi.ts'
 import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
 import { keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import { afterPromotion, promotionUnderWay } from './promotion.ts'
+import { afterPromotion, promotedEpoch } from './promotion.ts'
 import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
 import { etcdSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
@@ -23,6 +23,8 @@ import { now, since, sleep } from './wait.ts'
 const POKE_FILE = 'poke'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
+/** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
+const TOLD_MS = 1000
 /** While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us. */
 const BUSY_FACTOR = 3
 /** A node that sees less than etcd says for longer than this is not just late. */
@@ -56,10 +58,15 @@ async function follow(
     wake = new AbortController()
     try {
       const bounds = { timeoutMs: config.pacemakerGetTimeout, signal }
-      const cib = await readCib(bounds, (text) => !woken || !promotionUnderWay(text, names, hostname()))
+      const epoch = woken && last ? await promotedEpoch(names) : null
+      const told = epoch !== null && last && afterPromotion(last.view, epoch, hostname())
+      if (told) {
+        last = { view: told, cib: '' }
+        await seen(told)
+        await sleep(TOLD_MS, signal)
+      }
+      const cib = await readCib(bounds)
       if (cib !== last?.cib) {
-        const early = woken && last && afterPromotion(last.view, cib, names, hostname())
-        if (early) await seen(early)
         last = await lookAt(cib, names, bounds)
         await seen(last.view)
       } else calm()

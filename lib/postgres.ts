@@ -63,10 +63,16 @@ export async function isPrimary(server: Server): Promise<boolean> {
   return row?.primary ?? false
 }
 
-/** Writes all dirty pages. As long as it takes, at most `timeoutMs`. */
+/**
+ * Leaves a shutdown and a promotion little to do: writes all dirty pages, and begins a new WAL file, since a standby that attaches
+ * to a new primary is sent the current one from its start. As long as it takes, at most `timeoutMs`.
+ */
 export async function checkpoint(server: Server, timeoutMs: number): Promise<number> {
   const start = now()
-  await session(server, (query) => query('CHECKPOINT', timeoutMs))
+  await session(server, async (query) => {
+    await query('SELECT pg_switch_wal()', timeoutMs)
+    await query('CHECKPOINT', timeoutMs)
+  })
   return since(start)
 }
 

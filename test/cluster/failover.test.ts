@@ -95,6 +95,21 @@ scenario('an open transaction makes pgcm-failover give up with exit 1, naming wh
   await moved(old)
 })
 
+scenario(
+  'the new timeline begins early in a WAL file, so that standbys have little to fetch',
+  60,
+  async () => {
+    const to = (await primary()) as string
+    const epoch = Number(
+      await psql(to, "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"),
+    )
+    const file = `pg_wal/${epoch.toString(16).toUpperCase().padStart(8, '0')}.history`
+    const fork = (await psql(to, `select pg_read_file('${file}')`)).trim().split('\n').at(-1)?.split('\t')[1]
+    const offset = Number(await psql(to, `select ('${fork}'::pg_lsn - '0/0')::bigint % (16 * 1024 * 1024)`))
+    assert.ok(offset < 4 * 1024 * 1024, `${offset} bytes into it`)
+  },
+)
+
 scenario('--rejoin: the whole round trip is one command, and the history shows it', 90, async () => {
   const old = (await primary()) as string
   const sync = await standby('HS:sync')

@@ -107,7 +107,7 @@ export const notifications: Row[] = [
     code: OK,
     changes: [...voted('18:10:1000'), 'HUP'],
     order: ['sync promise.new', 'position', 'vote@pg01=18:10:1000 private'],
-    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2), 'run/pgcm-Postgresql/voted': '18' },
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2), 'run/pgcm-Postgresql/vote': '18:10:1000' },
   },
   {
     does: 'notify post-demote pg02',
@@ -122,7 +122,7 @@ export const notifications: Row[] = [
     given: {
       ...standby,
       promise: 18,
-      run: { voted: 18, vote: '18:10:1000' },
+      run: { vote: '18:10:1000' },
       attributes: { ...called(18), 'vote@pg01': '18:10:1000' },
     },
     code: OK,
@@ -130,7 +130,7 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-promote pg02',
     when: 'it has voted, and the attribute daemon has forgotten it',
-    given: { ...standby, promise: 18, run: { voted: 18, vote: '18:10:1000' }, attributes: called(18) },
+    given: { ...standby, promise: 18, run: { vote: '18:10:1000' }, attributes: called(18) },
     code: OK,
     changes: ['vote@pg01=18:10:1000 private'],
   },
@@ -172,10 +172,10 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-promote pg02',
     when: 'it cannot tell what it holds: it has promised, and its vote does not count',
-    given: { ...standby, position: '10|1000|f', attributes: called(18) },
+    given: { ...standby, position: '10:1000:f', attributes: called(18) },
     code: OK,
     changes: voted('18:0:0'),
-    files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/voted': false },
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/vote': false },
   },
   {
     does: 'notify pre-promote pg02',

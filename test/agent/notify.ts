@@ -52,6 +52,18 @@ export const notifications: Row[] = [
     check: (world) =>
       statSync(world.path('data/pg_wal/0000000B.history')).nlink === 1 ? undefined : 'it has several names',
   },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'it calls: an earlier one was killed while it made placeholders, and others went on',
+    given: {
+      ...standby,
+      history: [10],
+      twist: (world) => world.write('data/pgcm.placeholders/00000009.history', '# pgcm placeholder'),
+    },
+    code: OK,
+    changes: ['call@pg01=17 private'],
+    check: (world) => (world.has('data/pgcm.placeholders') ? 'the rest is still there' : undefined),
+  },
   { does: 'notify pre-demote pg02', when: 'another one is to be primary', given: standby, code: OK },
   { does: 'notify pre-demote', when: 'nobody is to be primary', given: standby, code: OK },
   { does: 'notify pre-demote pg01', when: 'it is stopped', given: died, code: OK },
@@ -82,7 +94,7 @@ export const notifications: Row[] = [
     when: 'it has called',
     given: { ...alone, promise: 17, run: { call: 17 }, attributes: { 'call@pg01': '17' } },
     code: OK,
-    changes: voted('17:10:1000'),
+    changes: ['call@pg01=17 private', ...voted('17:10:1000')],
   },
   {
     does: 'notify pre-promote pg01',
@@ -91,7 +103,13 @@ export const notifications: Row[] = [
     code: OK,
     changes: ['call@pg01=17 private', ...voted('17:10:1000')],
   },
-  { does: 'notify pre-promote pg01', when: 'it has voted', given: candidate, code: OK },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'it has voted: it says so again and does nothing else',
+    given: candidate,
+    code: OK,
+    changes: ['vote@pg01=17:10:1000 private'],
+  },
   {
     does: 'notify pre-promote pg01',
     when: 'a newer epoch was promised since its call',
@@ -126,6 +144,7 @@ export const notifications: Row[] = [
       attributes: { ...called(18), 'vote@pg01': '18:10:1000' },
     },
     code: OK,
+    changes: ['vote@pg01=18:10:1000 private'],
   },
   {
     does: 'notify pre-promote pg02',

@@ -17,12 +17,21 @@ test('both shells can read it, and shellcheck finds nothing', async () => {
   for (const argv of [['dash', '-n'], ['bash', '-n'], ['shellcheck']]) await sh([...argv, AGENT])
 })
 
-test('it is short: 600 lines, indented by tabs', () => {
+test('it is short: 600 lines of 120 characters, indented by tabs', () => {
   const lines = readFileSync(AGENT, 'utf8').trimEnd().split('\n')
-  if (lines.length > 600) console.log(`# the agent has ${lines.length} lines, 600 are allowed`)
-  assert.ok(lines.length <= 710)
+  assert.ok(lines.length <= 600, `it has ${lines.length} lines`)
+  for (const wrong of [/^ +\t/, /^.{121}/])
+    assert.equal(
+      lines.filter((line) => wrong.test(line)),
+      [],
+    )
+})
+
+test('an action is at most 40 lines', () => {
+  const functions = readFileSync(AGENT, 'utf8').match(/^\w+\(\) \{\n.*?^\}$/gms) ?? []
+  assert.ok(functions.length > 30, `${functions.length} functions`)
   assert.equal(
-    lines.filter((line) => /^ +\t/.test(line)),
+    functions.filter((text) => text.split('\n').length > 40),
     [],
   )
 })

@@ -19,15 +19,17 @@ import {
 import type { Given } from './world.ts'
 
 const called = (epoch: number) => ({ 'call@pg02': `${epoch}` })
+/** The former primary is still at work. */
+const streams: Given = { broken: { let_go: '' } }
 const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
 
 export const notifications: Row[] = [
   {
     does: 'notify pre-demote pg01',
     when: 'it is to be the next primary: it calls while the old one is at work',
-    given: { ...standby, history: [10] },
+    given: { ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private'],
+    changes: ['call@pg01=17 private', 'let_go'],
     order: ['sync called.new', 'call@pg01=17 private'],
     files: { 'tmp/called': '17', 'tmp/promise': '10', 'run/pgcm-Postgresql/call': '17' },
     check: (world) =>
@@ -38,21 +40,86 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-demote pg01',
     when: 'it calls: PostgreSQL looks for history files all the time, and dies of one that it cannot read',
-    given: { ...standby, history: [10] },
+    given: { ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private'],
+    changes: ['call@pg01=17 private', 'let_go'],
     check: (world) => world.log.find((line) => /^chown .*\/[0-9A-F]{8}\.history/.test(line)),
   },
   {
     does: 'notify pre-demote pg01',
     when: 'it calls: pg_rewind writes into the files that it finds, so each placeholder is one of its own',
-    given: { ...standby, history: [10] },
+    given: { ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private'],
+    changes: ['call@pg01=17 private', 'let_go'],
     check: (world) =>
       statSync(world.path('data/pg_wal/0000000B.history')).nlink === 1 ? undefined : 'it has several names',
   },
-  { does: 'notify pre-demote pg02', when: 'another one is to be primary', given: standby, code: OK },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'it calls: an earlier one was killed while it made placeholders, and others went on',
+    given: {
+      ...standby,
+      ...streams,
+      history: [10],
+      twist: (world) => world.write('data/pgcm.placeholders/00000009.history', '# pgcm placeholder'),
+    },
+    code: OK,
+    changes: ['call@pg01=17 private', 'let_go'],
+    check: (world) => (world.has('data/pgcm.placeholders') ? 'the rest is still there' : undefined),
+  },
+  {
+    does: 'notify pre-demote pg01',
+    when: 'the former primary has let it go: it votes as soon as it has called',
+    given: { ...standby, history: [10] },
+    code: OK,
+    changes: ['call@pg01=17 private', 'let_go', ...voted('17:10:1000')],
+    order: ['call@pg01=17 private', 'let_go', 'position', 'vote@pg01=17:10:1000 private'],
+    files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
+  },
+  {
+    does: 'notify pre-demote pg02',
+    when: 'the former primary has let it go: it votes, and attaches to the candidate',
+    given: { ...standby, attributes: called(18) },
+    code: OK,
+    changes: ['let_go', ...voted('18:10:1000'), 'HUP'],
+    order: ['let_go', 'position', 'vote@pg01=18:10:1000 private'],
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'notify pre-demote pg02',
+    when: 'it still streams from the former primary: no vote yet',
+    given: { ...standby, ...streams, attributes: called(18) },
+    code: OK,
+    changes: ['let_go'],
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-demote pg02',
+    when: 'it is the primary that is to be demoted',
+    given: { ...primary, promise: 17, attributes: called(18) },
+    code: OK,
+    changes: [],
+    files: { 'tmp/promise': '17' },
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'it has voted in the same transition',
+    given: {
+      ...standby,
+      promise: 18,
+      run: { vote: `18:10:1000\npg02 ${Number.MAX_SAFE_INTEGER}` },
+      attributes: called(18),
+    },
+    code: OK,
+    changes: [],
+  },
+  {
+    does: 'notify pre-demote pg02',
+    when: 'another one is to be primary',
+    given: standby,
+    code: OK,
+    changes: ['let_go'],
+  },
   { does: 'notify pre-demote', when: 'nobody is to be primary', given: standby, code: OK },
   { does: 'notify pre-demote pg01', when: 'it is stopped', given: died, code: OK },
   {
@@ -68,13 +135,7 @@ export const notifications: Row[] = [
     given: { ...alone, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'HUP', 'position', 'vote@pg01=17:10:1000 private'],
-    order: [
-      'sync called.new',
-      'call@pg01=17 private',
-      'sync promise.new',
-      'position',
-      'vote@pg01=17:10:1000 private',
-    ],
+    order: ['sync called.new', 'call@pg01=17 private', 'sync promise.new', 'vote@pg01=17:10:1000 private'],
     files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
   },
   {
@@ -82,7 +143,7 @@ export const notifications: Row[] = [
     when: 'it has called',
     given: { ...alone, promise: 17, run: { call: 17 }, attributes: { 'call@pg01': '17' } },
     code: OK,
-    changes: voted('17:10:1000'),
+    changes: ['call@pg01=17 private', ...voted('17:10:1000')],
   },
   {
     does: 'notify pre-promote pg01',
@@ -91,7 +152,13 @@ export const notifications: Row[] = [
     code: OK,
     changes: ['call@pg01=17 private', ...voted('17:10:1000')],
   },
-  { does: 'notify pre-promote pg01', when: 'it has voted', given: candidate, code: OK },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'it has voted: it says so again and does nothing else',
+    given: candidate,
+    code: OK,
+    changes: ['vote@pg01=17:10:1000 private'],
+  },
   {
     does: 'notify pre-promote pg01',
     when: 'a newer epoch was promised since its call',
@@ -106,8 +173,10 @@ export const notifications: Row[] = [
     given: { ...standby, attributes: called(18) },
     code: OK,
     changes: [...voted('18:10:1000'), 'HUP'],
-    order: ['sync promise.new', 'position', 'vote@pg01=18:10:1000 private'],
-    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2), 'run/pgcm-Postgresql/voted': '18' },
+    order: ['sync promise.new', 'vote@pg01=18:10:1000 private'],
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
+    check: (world) =>
+      /^18:10:1000\npg02 \d+$/.test(world.read('run/pgcm-Postgresql/vote')) ? undefined : 'forgets its vote',
   },
   {
     does: 'notify post-demote pg02',
@@ -122,15 +191,16 @@ export const notifications: Row[] = [
     given: {
       ...standby,
       promise: 18,
-      run: { voted: 18, vote: '18:10:1000' },
+      run: { vote: '18:10:1000' },
       attributes: { ...called(18), 'vote@pg01': '18:10:1000' },
     },
     code: OK,
+    changes: ['vote@pg01=18:10:1000 private'],
   },
   {
     does: 'notify pre-promote pg02',
     when: 'it has voted, and the attribute daemon has forgotten it',
-    given: { ...standby, promise: 18, run: { voted: 18, vote: '18:10:1000' }, attributes: called(18) },
+    given: { ...standby, promise: 18, run: { vote: '18:10:1000' }, attributes: called(18) },
     code: OK,
     changes: ['vote@pg01=18:10:1000 private'],
   },
@@ -172,10 +242,10 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-promote pg02',
     when: 'it cannot tell what it holds: it has promised, and its vote does not count',
-    given: { ...standby, position: '10|1000|f', attributes: called(18) },
+    given: { ...standby, position: '10:1000:f', attributes: called(18) },
     code: OK,
     changes: voted('18:0:0'),
-    files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/voted': false },
+    files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/vote': false },
   },
   {
     does: 'notify pre-promote pg02',
@@ -186,9 +256,10 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify pre-promote pg02',
-    when: 'its promise cannot be kept: the disk is full',
+    when: 'its promise cannot be kept, the disk is full: it may be cut off, but it does not vote',
     given: { ...standby, attributes: called(18), broken: { disk: '' } },
     code: OK,
+    changes: ['HUP', 'position'],
     files: { 'tmp/promise': '10' },
   },
   {
@@ -288,7 +359,7 @@ export const epochs: Row[] = (
 ).map(([node, epoch, given]) => ({
   does: `notify pre-demote ${node}`,
   when: `it knows ${JSON.stringify(given)}: epoch ${epoch}`,
-  given: { ...running, ...given, node },
+  given: { ...running, ...streams, ...given, node },
   code: OK,
-  changes: [`call@${node}=${epoch} private`],
+  changes: [`call@${node}=${epoch} private`, 'let_go'],
 }))

@@ -8,7 +8,7 @@ export const votes = (own: string, ...others: string[]): Record<string, string> 
 export const candidate: Given = {
   ...alone,
   promise: 17,
-  run: { call: 17, voted: 17 },
+  run: { call: 17, vote: '17:10:1000' },
   history: [10],
   attributes: { 'call@pg01': '17', ...votes('17:10:1000', '17:10:1000') },
 }

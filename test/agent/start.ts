@@ -109,7 +109,7 @@ export const starts: Row[] = [
     does: 'start',
     when: 'it died in the middle of everything',
     given: {
-      run: { state: 'primary ', call: 9, voted: 9, promoting: 4711 },
+      run: { state: 'primary ', call: 9, vote: '9:1:1000', promoting: 4711 },
       history: [10],
       placeholders: [9, 11, 12],
       twist: (world) => {
@@ -121,7 +121,7 @@ export const starts: Row[] = [
     changes: started(10),
     files: {
       'run/pgcm-Postgresql/state': false,
-      'run/pgcm-Postgresql/voted': false,
+      'run/pgcm-Postgresql/vote': false,
       'run/pgcm-Postgresql/promoting': false,
       'data/recovery.signal': false,
     },

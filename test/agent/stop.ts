@@ -24,13 +24,9 @@ export const stops: Row[] = [
   {
     does: 'stop',
     when: 'a standby runs',
-    given: { ...standby, run: { state: 'standby streaming 10', call: 9, voted: 9 } },
+    given: { ...standby, run: { state: 'standby streaming 10', call: 9 } },
     code: OK,
     changes: ['INT', ...isStopped],
-    files: {
-      'run/pgcm-Postgresql/state': false,
-      'run/pgcm-Postgresql/voted': false,
-    },
   },
   {
     does: 'stop',
@@ -167,7 +163,6 @@ export const demotes: Row[] = [
     given: { ...alone, run: { promoting: 'postmaster' }, control: ['shut down in recovery', '0/3000028'] },
     code: OK,
     changes: ['INT'],
-    files: { 'run/pgcm-Postgresql/promoting': false },
   },
   { does: 'demote', when: 'it is stopped', given: died, code: OK },
   { does: 'demote', when: 'children of a dead primary run', given: children, code: OK, changes: ['QUIT'] },

@@ -285,6 +285,32 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify post-promote pg02',
+    when: 'it attached itself when it voted',
+    given: {
+      ...standby,
+      promise: 18,
+      promoted: { pg02: 18 },
+      run: { 'attached.pg02': 18 },
+      attributes: PG02_IS_PRIMARY,
+    },
+    code: OK,
+  },
+  {
+    does: 'notify post-promote pg02',
+    when: 'it attached itself for an earlier vote, and has promised another epoch since',
+    given: {
+      ...standby,
+      promise: 18,
+      promoted: { pg02: 18 },
+      run: { 'attached.pg02': 10 },
+      attributes: PG02_IS_PRIMARY,
+    },
+    code: OK,
+    changes: ['HUP'],
+    files: { 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'notify post-promote pg02',
     when: 'the old primary has not said yet that it is none any more',
     given: {
       ...alone,

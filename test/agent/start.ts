@@ -14,6 +14,7 @@ import {
   STAYS_OUT,
   standby,
   started,
+  TWO_STANDBYS,
   to,
 } from './states.ts'
 
@@ -49,6 +50,13 @@ export const starts: Row[] = [
     code: OK,
     changes: started(10, 17),
     files: { 'tmp/PGSQL.lock': '17', 'data/standby.signal': '' },
+  },
+  {
+    does: 'start',
+    when: 'it was the last primary and the others are up: it may have what they have not',
+    given: { ...died, attributes: TWO_STANDBYS },
+    code: OK,
+    changes: started(10, 17),
   },
   {
     does: 'start',

@@ -147,7 +147,7 @@ async function proxy(dir: string) {
 async function supervised(dir: string) {
   const world = await etcd()
   const { store } = world
-  const daemon = supervise(dir, 3, world.endpoints, [3, 3], 'info')
+  const daemon = supervise(dir, 3, world.endpoints, [3, 3], { PGCM_LOG_LEVEL: 'info' })
   const there = () => store.keys.get('/postgres/master')?.value.toString() === address(3)
   try {
     await soon('it publishes', there)

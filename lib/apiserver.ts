@@ -115,7 +115,7 @@ function handle(rpc: Rpc, handler: Handler): grpc.handleUnaryCall<never, never> 
 
 /**
  * Serves the API. Without TLS it refuses to start; pass `tls: null` only where the operator said so.
- * Throws `Refused` when the address cannot be had.
+ * Throws `Refused` when the address is none, `AddressTaken` when it cannot be had.
  */
 export async function serve({ bind, tls, allowed, handlers, limits }: ApiOptions) {
   let trust: (peer: string) => void = () => {}

@@ -5,14 +5,16 @@ import { run } from './cli.ts'
 import { type ClusterView, type Names, primaryOf } from './cluster.ts'
 import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
-import { daemon, type Life, stateDir } from './daemon.ts'
+import { daemon, type Life } from './daemon.ts'
 import { connect, type Value } from './etcd.ts'
+import { released, withPauses } from './held.ts'
+import { insist } from './insist.ts'
 import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
 import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
-import { keeper } from './pausekeeper.ts'
+import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotionUnderWay } from './promotion.ts'
 import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
@@ -81,7 +83,12 @@ async function follow(
   }
 }
 
-async function supervise(config: Config, life: Life): Promise<void> {
+async function supervise(
+  config: Config,
+  life: Life,
+  console: pgbouncer.Console,
+  pauses: Keeper,
+): Promise<void> {
   const { signal } = life
   const names = { resource: config.pacemakerResource, clone: config.pacemakerClone }
   const etcd = connect(config)
@@ -161,13 +168,6 @@ async function supervise(config: Config, life: Life): Promise<void> {
     return publishing
   }
 
-  const console = pgbouncer.consoleOf(config)
-  const valve = {
-    pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
-    resume: () => pgbouncer.resume(console),
-  }
-  const pauses = keeper(valve, join(stateDir(config, 'supervise'), 'pause.json'))
-  await pauses.restore()
   metrics.collect(() => {
     const always = [
       ...viewSamples(view, lookedAt, hostname()),
@@ -178,12 +178,10 @@ async function supervise(config: Config, life: Life): Promise<void> {
     return found ? [...always, ...publishedSamples(found), ['pgcm_drift', Number(drift())]] : always
   })
   const tls = apiTls(config)
-  const api = await serve({
-    bind: config.bindAddress,
-    tls,
-    allowed: allowedNames(config, tls),
-    handlers: measured(nodeHandlers(config, names, console, etcd, pauses, () => view)),
-  })
+  const allowed = allowedNames(config, tls)
+  const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, () => view))
+  const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers })
+  const api = await insist('api.bind', open, signal)
 
   // A key that was deleted or overwritten comes back, whoever did it.
   const repairing = etcd.follow(
@@ -227,13 +225,15 @@ async function supervise(config: Config, life: Life): Promise<void> {
   )
 
   await Promise.all([watching, repairing])
-  // A pause outlives a restart of this daemon, but not its end: somebody must be there to resume.
-  if (pauses.current())
-    log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
-  await pauses.idle()
-  await api.close()
+  await released(pauses)
+  await (await api.opened)?.close()
   etcd.close()
 }
 
 export const main = () =>
-  run('supervise', (config, parsed) => daemon('supervise', parsed, (life) => supervise(config, life)))
+  run('supervise', (config, parsed) =>
+    daemon('supervise', parsed, (life) => {
+      const console = pgbouncer.consoleOf(config)
+      return withPauses(config, 'supervise', console, (pauses) => supervise(config, life, console, pauses))
+    }),
+  )

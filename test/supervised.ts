@@ -36,13 +36,13 @@ export interface Supervise {
   stop(): Promise<void>
 }
 
-/** Starts that of one node; to be stopped by the caller. */
+/** Starts that of one node, with more settings where wanted; to be stopped by the caller. */
 export function supervise(
   dir: string,
   node: 1 | 2 | 3,
   endpoints: string,
   sees: [number, number],
-  level = 'debug',
+  more: Record<string, string> = {},
 ): Supervise {
   const name = `node${node}`
   const home = join(dir, name)
@@ -72,11 +72,12 @@ export function supervise(
     PGCM_ETCD_ENDPOINTS: endpoints,
     PGCM_INSECURE: 'true',
     PGCM_SUPERVISE_METRICS_ADDRESS: '127.0.0.1:0',
-    PGCM_LOG_LEVEL: level,
+    PGCM_LOG_LEVEL: 'debug',
     PGCM_BIND_ADDRESS: '127.0.0.1:0',
     PGCM_STATE_DIR: home,
     PGCM_PGBOUNCER_SOCKET_DIR: home,
     PGCM_POSTGRES_SOCKET_DIR: home,
+    ...more,
   }
   const env = { ...process.env, ...settings, PATH: `${bin}:${process.env.PATH}`, RUNTIME_DIRECTORY: home }
   const program = fileURLToPath(new URL('../bin/pgcm-supervise', import.meta.url))

@@ -18,7 +18,7 @@ import { addressOf } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { component, etcdComponent, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
-import { keysOf, parseCluster } from './publish.ts'
+import { keysOf, parseCluster, ratchet } from './publish.ts'
 import { reloads } from './reloads.ts'
 import { modelOf, render, template } from './render.ts'
 import { etcdSamples, pauseSamples, publishedSamples } from './samples.ts'
@@ -107,8 +107,10 @@ async function route(
     const drift = published.primary !== null && published.primary.value !== did.pointed()
     return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
   })
+  const admit = ratchet()
   let sure = false
   let said = false
+  let refused = false
   while (!signal.aborted) {
     const before = news
     let pause = 10_000
@@ -117,13 +119,20 @@ async function route(
     const address = seen?.[keys.primary]?.value
     const start = now()
     try {
-      if (address) {
-        const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
+      const cluster = parseCluster(seen?.[keys.cluster] ?? null)
+      const { follow, ...epochs } = address ? admit(cluster) : { follow: true }
+      if (!follow && !refused) {
+        const hint = 'If this cluster was made anew, restart pgcm-proxy.'
+        log.warn('proxy.older', { address, ...epochs, kept: 'the file as it was', hint })
+      }
+      refused = !follow
+      if (address && follow) {
+        const model = modelOf(config, address, cluster)
         const text = render(await load(), model)
         if (await point(config, console, address, text, sure)) did.note(address, start)
         sure = true
         log.cleared('proxy.point')
-      } else if (seen) {
+      } else if (seen && !address) {
         log.trouble('proxy.no-primary', {
           key: config.etcdNamespace + keys.primary,
           hint: 'is pgcm-supervise running?',

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { serve } from './apiserver.ts'
 import { run } from './cli.ts'
 import { type ClusterView, type Names, primaryOf } from './cluster.ts'
-import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
+import { addressBook, alerts, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
 import { connect, type Value } from './etcd.ts'
@@ -25,14 +25,17 @@ import { now, since, sleep } from './wait.ts'
 const POKE_FILE = 'poke'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
-/** While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us. */
-const BUSY_FACTOR = 3
+/** So many times longer is the wait for the next look where no look is urgent. */
+const EASY_FACTOR = 3
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
 const DOUBT_MS = 10_000
 
-/** Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new; looks less while `busy`. */
+/**
+ * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new. Looks less while
+ * `busy`, and while all is told and Pacemaker's alerts are known to arrive.
+ */
 async function follow(
   config: Config,
   names: Names,
@@ -40,12 +43,15 @@ async function follow(
   seen: (view: ClusterView) => Promise<void>,
   calm: () => void,
   busy: () => boolean,
+  told: () => boolean,
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
   let pokedBefore = 0
+  const warned = alerts(hostname())
   const poke = () => {
     poked += 1
+    warned.heard()
     wake.abort()
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
@@ -63,6 +69,7 @@ async function follow(
         const early = woken && last && afterPromotion(last.view, cib, names, hostname())
         if (early) await seen(early)
         last = await lookAt(cib, names, bounds)
+        warned.seen(last.view)
         await seen(last.view)
       } else calm()
       log.cleared('pacemaker.read')
@@ -76,9 +83,10 @@ async function follow(
     } else {
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
+      const easy = () => busy() || (told() && last !== undefined && warned.reliable(last.cib))
       await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
-      if (afterlook === undefined && busy())
-        await sleep((BUSY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
+      if (afterlook === undefined && easy())
+        await sleep((EASY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
     }
   }
 }
@@ -217,7 +225,9 @@ async function supervise(
       // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
       if (untold || drift()) tell('not told yet')
     },
+    // While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us.
     () => pauses.current() !== null,
+    () => !untold && !drift(),
   )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(

@@ -30,8 +30,10 @@ function pretend(text: string, primary: number, epoch: number): string {
 export interface Supervise {
   name: string
   pid: number
-  /** What its Pacemaker says from now on. */
-  sees(primary: number, epoch: number): void
+  /** What its Pacemaker says from now on; and its alert agent, unless not `told`. */
+  sees(primary: number, epoch: number, told?: boolean): void
+  /** How often it has read the CIB. */
+  looks(): number
   log(): { level: string; event: string; error?: string }[]
   stop(): Promise<void>
 }
@@ -48,19 +50,23 @@ export function supervise(
   const home = join(dir, name)
   const bin = join(home, 'bin')
   mkdirSync(bin, { recursive: true })
-  const set = (primary: number, epoch: number) => {
+  const set = (primary: number, epoch: number, told = true) => {
     // The CIB last: it is what the daemon looks at for a change.
     for (const kind of ['crm_mon', 'cib']) {
       writeFileSync(join(home, `${kind}.new`), pretend(fixture(kind), primary, epoch))
       renameSync(join(home, `${kind}.new`), join(home, kind))
     }
+    if (told) writeFileSync(join(home, 'poke'), '\n')
   }
-  set(...sees)
+  set(...sees, false)
   for (const [command, kind] of [
     ['cibadmin', 'cib'],
     ['crm_mon', 'crm_mon'],
   ] as const) {
-    writeFileSync(join(bin, command), `#!/bin/sh\nexec cat '${join(home, kind)}'\n`)
+    writeFileSync(
+      join(bin, command),
+      `#!/bin/sh\necho >>'${join(home, `${kind}.asked`)}'\nexec cat '${join(home, kind)}'\n`,
+    )
     chmodSync(join(bin, command), 0o755)
   }
   const hostname = join(home, 'hostname.cjs')
@@ -91,6 +97,7 @@ export function supervise(
     name,
     pid: child.pid ?? 0,
     sees: set,
+    looks: () => readFileSync(join(home, 'cib.asked'), 'utf8').length,
     log: () =>
       text
         .split('\n')

@@ -24,7 +24,7 @@ const RELOADS = 10_000 * scale
 const RECONNECTS = 1_000 * scale
 const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 30_000, everyMs: 1 }, probe)
 const tell = (text: string) => console.error(text)
-process.env.NODE_OPTIONS = '--max-semi-space-size=2' // as in the units
+process.env.NODE_OPTIONS = '--max-semi-space-size=2 --v8-pool-size=1' // as in the units
 
 /** Three members behind ports whose connections can be cut. */
 async function etcd() {
@@ -147,7 +147,7 @@ async function proxy(dir: string) {
 async function supervised(dir: string) {
   const world = await etcd()
   const { store } = world
-  const daemon = supervise(dir, 3, world.endpoints, [3, 3], 'info')
+  const daemon = supervise(dir, 3, world.endpoints, [3, 3], { PGCM_LOG_LEVEL: 'info' })
   const there = () => store.keys.get('/postgres/master')?.value.toString() === address(3)
   try {
     await soon('it publishes', there)

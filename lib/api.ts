@@ -53,6 +53,9 @@ export class ApiError extends Failed {
   }
 }
 
+/** How long a connection on which an answer is due may be quiet before it is pinged, and how long the ping's answer may take. */
+const KEEP_ALIVE = { timeMs: 10_000, timeoutMs: 5_000 }
+
 const channelOptions: grpc.ChannelOptions = {
   'grpc.enable_retries': 0, // a repeated pause is not the same pause
   'grpc.max_receive_message_length': 4 * 2 ** 20,
@@ -62,11 +65,15 @@ const channelOptions: grpc.ChannelOptions = {
 }
 
 /** The API of one node, `host:port`. Every call has a deadline; every failure is an `ApiError`. */
-export function connect(address: string, tls: Tls | null) {
+export function connect(address: string, tls: Tls | null, { timeMs, timeoutMs } = KEEP_ALIVE) {
   const credentials = tls
     ? grpc.credentials.createSsl(tls.ca, tls.key, tls.cert)
     : grpc.credentials.createInsecure()
-  const client = new definition(address, credentials, channelOptions)
+  const client = new definition(address, credentials, {
+    ...channelOptions,
+    'grpc.keepalive_time_ms': timeMs,
+    'grpc.keepalive_timeout_ms': timeoutMs,
+  })
   const name = address.replace(/:\d+$/, '')
 
   function call<T>(rpc: Rpc, request: object, { deadlineMs, signal }: Call): Promise<T> {

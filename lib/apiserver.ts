@@ -26,6 +26,9 @@ export class Fault extends Expected {
 /** Answers one request. The signal aborts when the caller has given up before the answer; what was begun must be undone then. */
 export type Handler = (request: Record<string, unknown>, signal: AbortSignal) => Promise<object>
 
+/** How long a connection may be quiet before it is pinged, and how long the answer may take. */
+const KEEP_ALIVE = { timeMs: 30_000, timeoutMs: 5_000 }
+
 export interface ApiOptions {
   /** `[host]:port`; port 0 takes a free one. */
   bind: string
@@ -35,6 +38,8 @@ export interface ApiOptions {
   handlers: Partial<Record<Rpc, Handler>>
   /** For tests. */
   limits?: Partial<CallLimits & ConnectionLimits>
+  /** For tests. */
+  keepAlive?: typeof KEEP_ALIVE
 }
 
 const loopback = /^(127\.|::1$|localhost$)/
@@ -115,15 +120,15 @@ function handle(rpc: Rpc, handler: Handler): grpc.handleUnaryCall<never, never> 
 
 /**
  * Serves the API. Without TLS it refuses to start; pass `tls: null` only where the operator said so.
- * Throws `Refused` when the address cannot be had.
+ * Throws `Refused` when the address is none, `AddressTaken` when it cannot be had.
  */
-export async function serve({ bind, tls, allowed, handlers, limits }: ApiOptions) {
+export async function serve({ bind, tls, allowed, handlers, limits, keepAlive = KEEP_ALIVE }: ApiOptions) {
   let trust: (peer: string) => void = () => {}
   const server = new grpc.Server({
     'grpc.max_receive_message_length': 64 * 1024,
     'grpc.max_concurrent_streams': 32,
-    'grpc.keepalive_time_ms': 30_000,
-    'grpc.keepalive_timeout_ms': 5_000,
+    'grpc.keepalive_time_ms': keepAlive.timeMs,
+    'grpc.keepalive_timeout_ms': keepAlive.timeoutMs,
     'grpc.max_connection_idle_ms': 300_000,
     'grpc-node.max_session_memory': 4, // MB
     interceptors: [gate(tls && allowed, (peer) => trust(peer), { ...callLimits, ...limits })],

@@ -24,6 +24,33 @@ export async function pokes(file: string, signal: AbortSignal, poke: () => void)
   }
 }
 
+/** A poke may come a little before what it tells of is in the CIB. */
+const ANNOUNCED_MS = 1000
+
+/**
+ * Whether Pacemaker's alerts can be relied on: the CIB names our agent, and nothing that it tells of was found without a word of
+ * it since the last one. It tells of a promotion of `self`, and of nodes that come and go.
+ */
+export function alerts(self: string) {
+  let missed = false
+  let heardAt = -Infinity
+  let last: { promoted: boolean; online: string } | undefined
+  return {
+    heard(): void {
+      missed = false
+      heardAt = now()
+    },
+    seen(view: ClusterView): void {
+      const online = String(view.nodes.flatMap(({ name, online }) => (online ? name : [])).sort())
+      const promoted = primaryOf(view)?.name === self
+      const worthy = last && ((promoted && !last.promoted) || online !== last.online)
+      if (worthy && now() - heardAt > ANNOUNCED_MS) missed = true
+      last = { promoted, online }
+    },
+    reliable: (cib: string): boolean => !missed && /<alert [^>]*path="[^"]*pgcm-alert"/.test(cib),
+  }
+}
+
 const LOOKUP_MS = 500
 
 /** How old an address may be before it is looked up again, behind the back of whoever asked. */

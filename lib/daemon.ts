@@ -1,8 +1,10 @@
+import { register } from 'node:module'
 import { setFlagsFromString } from 'node:v8'
 import { version } from './cli.ts'
 import type { Parsed } from './config.ts'
 import { type Config, formatDuration, type ScriptName } from './config.ts'
 import { messageOf } from './errors.ts'
+import { insist } from './insist.ts'
 import { log } from './log.ts'
 import { metrics } from './metrics.ts'
 import { serveMetrics } from './metricsserver.ts'
@@ -33,8 +35,8 @@ const SILENCE_MS = 15_000
 export const stateDir = (config: Config, script: ScriptName): string =>
   config.stateDir || process.env.STATE_DIRECTORY?.split(':')[0] || `/var/lib/pgcm/${script}`
 
-/** What a daemon says of itself, and where: `supervise-metrics-address` or `proxy-metrics-address`. Throws `Refused`. */
-async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Parsed) {
+/** What a daemon says of itself, at `supervise-metrics-address` or `proxy-metrics-address`, unless that is empty. Throws `Refused`. */
+async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Parsed, signal: AbortSignal) {
   const kind = script === 'proxy' && config.api ? 'app' : 'postgres'
   const built = { daemon: script, kind, version: version(), node_version: process.version }
   metrics.collect(() => [
@@ -44,7 +46,18 @@ async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Pars
     ...processSamples(),
   ])
   const address = script === 'supervise' ? config.superviseMetricsAddress : config.proxyMetricsAddress
-  return address ? serveMetrics(`${script}-metrics-address`, address, () => metrics.text()) : undefined
+  if (!address) return undefined
+  const option = `${script}-metrics-address`
+  return insist('metrics.listen', () => serveMetrics(option, address, () => metrics.text()), signal)
+}
+
+/** Ends the compiler, a process of its own that would wake us once a second as long as we live. */
+function endCompiler(): void {
+  try {
+    register('./loaded.js', import.meta.url)
+  } catch (error) {
+    log.debug('daemon.compiler', { error })
+  }
 }
 
 /** Runs a daemon until SIGTERM, SIGINT or SIGQUIT. A second signal changes nothing: it is ending already. */
@@ -55,6 +68,7 @@ export async function daemon(
 ): Promise<void> {
   // A daemon that is idle for long would compile all its code anew when it matters.
   setFlagsFromString('--no-flush-bytecode')
+  endCompiler()
   const stop = new AbortController()
   for (const name of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) {
     process.on(name, () => {
@@ -76,7 +90,7 @@ export async function daemon(
     }
   }
 
-  const page = await watched(script, parsed)
+  const page = await watched(script, parsed, stop.signal)
   const { file, fileHash } = parsed
   log.info('daemon.start', {
     script,
@@ -98,6 +112,6 @@ export async function daemon(
   })
   stop.abort()
   await watching
-  page?.close()
+  ;(await page?.opened)?.close()
   log.info('daemon.end')
 }

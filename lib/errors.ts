@@ -19,6 +19,9 @@ export class Refused extends Expected {
   readonly exitCode = 2
 }
 
+/** An address to listen on that cannot be had now; another time it may. */
+export class AddressTaken extends Refused {}
+
 /** It did not work, and what had been done was undone. */
 export class Failed extends Expected {
   readonly exitCode = 1

@@ -1,7 +1,7 @@
 /** The port of the API: who gets as far as a call. */
 import { createServer, type Socket } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
-import { messageOf, Refused } from './errors.ts'
+import { AddressTaken, messageOf } from './errors.ts'
 import { log } from './log.ts'
 import type { Tls } from './tls.ts'
 
@@ -40,7 +40,7 @@ const stranger = (peer: string, error: unknown) => log.trouble('api.stranger', {
 
 /**
  * Listens, and gives each connection (after its handshake, with TLS) to `accept`. One from which no allowed call comes is cut off.
- * Throws `Refused` when the address cannot be had.
+ * Throws `AddressTaken` when the address cannot be had.
  */
 export async function listen(
   { host, port }: { host: string; port: number },
@@ -95,7 +95,7 @@ export async function listen(
 
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
-      reject(new Refused(`cannot listen on ${host}:${port}: ${messageOf(error)}`)),
+      reject(new AddressTaken(`cannot listen on ${host}:${port}: ${messageOf(error)}`)),
     )
     server.listen({ host, port }, resolve)
   })

@@ -1,6 +1,6 @@
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { messageOf, Refused } from './errors.ts'
+import { AddressTaken, messageOf, Refused } from './errors.ts'
 import { log } from './log.ts'
 
 const PATIENCE_MS = 5_000
@@ -9,7 +9,7 @@ const CONNECTIONS = 8
 /**
  * Serves `page` at GET /metrics of `bind`, `[host]:port`; port 0 takes a free one. Whoever connects gets one answer to one small
  * request that arrives within five seconds, and no failure here leaves this module. Throws `Refused`, naming `option`, when the
- * address is none or cannot be had.
+ * address is none, and `AddressTaken` when it cannot be had.
  */
 export async function serveMetrics(option: string, bind: string, page: () => string) {
   const [, host = '', port] = bind.match(/^([^\s[\]:]*|\[[^\s[\]]+\]):(\d+)$/) ?? []
@@ -47,7 +47,7 @@ export async function serveMetrics(option: string, bind: string, page: () => str
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => {
       const hint = 'Choose another address, or an empty one for no metrics.'
-      reject(new Refused(`${option}: cannot listen on ${bind}: ${messageOf(error)}`, hint))
+      reject(new AddressTaken(`${option}: cannot listen on ${bind}: ${messageOf(error)}`, hint))
     })
     // Without a host: both families, where the kernel has both.
     const where = host ? { host: host.replace(/^\[(.*)\]$/, '$1') } : {}

@@ -1,23 +1,24 @@
 import { readFile, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
-import { join } from 'node:path'
 import { type Handler, serve } from './apiserver.ts'
 import { writeAtomically } from './atomic.ts'
 import { run, version } from './cli.ts'
 import type { Config } from './config.ts'
-import { daemon, type Life, stateDir } from './daemon.ts'
+import { daemon, type Life } from './daemon.ts'
 import { Failed, messageOf } from './errors.ts'
 import { connect, type Etcd, type Value } from './etcd.ts'
 import { register } from './etcdlease.ts'
+import { released, withPauses } from './held.ts'
+import { insist } from './insist.ts'
 import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { addressOf } from './pacemaker.ts'
-import { type Keeper, keeper } from './pausekeeper.ts'
+import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { component, etcdComponent, health, poolerHandlers, poolerStatus } from './poolerapi.ts'
-import { keysOf, parseCluster } from './publish.ts'
+import { keysOf, parseCluster, ratchet } from './publish.ts'
 import { reloads } from './reloads.ts'
 import { modelOf, render, template } from './render.ts'
 import { etcdSamples, pauseSamples, publishedSamples } from './samples.ts'
@@ -106,8 +107,10 @@ async function route(
     const drift = published.primary !== null && published.primary.value !== did.pointed()
     return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
   })
+  const admit = ratchet()
   let sure = false
   let said = false
+  let refused = false
   while (!signal.aborted) {
     const before = news
     let pause = 10_000
@@ -116,13 +119,20 @@ async function route(
     const address = seen?.[keys.primary]?.value
     const start = now()
     try {
-      if (address) {
-        const model = modelOf(config, address, parseCluster(seen?.[keys.cluster] ?? null))
+      const cluster = parseCluster(seen?.[keys.cluster] ?? null)
+      const { follow, ...epochs } = address ? admit(cluster) : { follow: true }
+      if (!follow && !refused) {
+        const hint = 'If this cluster was made anew, restart pgcm-proxy.'
+        log.warn('proxy.older', { address, ...epochs, kept: 'the file as it was', hint })
+      }
+      refused = !follow
+      if (address && follow) {
+        const model = modelOf(config, address, cluster)
         const text = render(await load(), model)
         if (await point(config, console, address, text, sure)) did.note(address, start)
         sure = true
         log.cleared('proxy.point')
-      } else if (seen) {
+      } else if (seen && !address) {
         log.trouble('proxy.no-primary', {
           key: config.etcdNamespace + keys.primary,
           hint: 'is pgcm-supervise running?',
@@ -186,39 +196,34 @@ function handlers(
 }
 
 async function proxy(config: Config, life: Life): Promise<void> {
+  const console = pgbouncer.consoleOf(config)
+  if (config.api) return withPauses(config, 'proxy', console, (pauses) => app(config, life, console, pauses))
+  const etcd = connect(config)
+  await route(config, console, etcd, life)
+  etcd.close()
+}
+
+/** On an app node, where the API is served too. */
+async function app(config: Config, life: Life, console: pgbouncer.Console, pauses: Keeper): Promise<void> {
   const { signal } = life
   const etcd = connect(config)
-  const console = pgbouncer.consoleOf(config)
-  if (!config.api) {
-    await route(config, console, etcd, life)
-    return etcd.close()
-  }
-  const valve = {
-    pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
-    resume: () => pgbouncer.resume(console),
-  }
-  const pauses = keeper(valve, join(stateDir(config, 'proxy'), 'pause.json'))
-  await pauses.restore()
   metrics.collect(() => pauseSamples(pauses.current()))
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
-  const api = await serve({
-    bind: config.bindAddress,
-    tls,
-    allowed,
-    handlers: measured(handlers(config, console, etcd, pauses)),
-  })
+  const own = measured(handlers(config, console, etcd, pauses))
+  const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers: own })
+  const api = await insist('api.bind', open, signal)
   const name = hostname()
-  const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${api.port}` })
   const lease = { ttlMs: LEASE_MS, retryMs: config.etcdRetryInterval, signal }
-  await Promise.all([
-    route(config, console, etcd, life),
-    register(etcd, keysOf(config).proxies + name, entry, lease),
-  ])
-  if (pauses.current())
-    log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
-  await pauses.idle()
-  await api.close()
+  // Known to others only once they can reach it: a failover asks everybody whom it knows.
+  const registering = api.opened.then((server) => {
+    if (!server) return
+    const entry = JSON.stringify({ name, address: config.apiAddress || `${name}:${server.port}` })
+    return register(etcd, keysOf(config).proxies + name, entry, lease)
+  })
+  await Promise.all([route(config, console, etcd, life), registering])
+  await released(pauses)
+  await (await api.opened)?.close()
   etcd.close()
 }
 

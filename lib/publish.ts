@@ -108,6 +108,20 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
   return cluster || primary ? { write: { cluster, primary } } : { keep: true }
 }
 
+/**
+ * Says of each view in turn whether a follower may go along: not back to an older epoch than it has followed, as a restored etcd
+ * or a stale writer would have it. A view that is missing, once there was one, is older.
+ */
+export function ratchet(): (cluster: Cluster | null) => { follow: boolean; followed: number; found: number } {
+  let followed = 0
+  return (cluster) => {
+    const found = cluster?.epoch ?? 0
+    const follow = found >= followed
+    if (follow) followed = found
+    return { follow, followed, found }
+  }
+}
+
 /** Etcd is ahead of what this node sees: of an epoch it has not heard of yet, or of one it will never see. */
 export class Behind extends Failed {}
 

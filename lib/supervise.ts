@@ -3,16 +3,18 @@ import { join } from 'node:path'
 import { serve } from './apiserver.ts'
 import { run } from './cli.ts'
 import { type ClusterView, type Names, primaryOf } from './cluster.ts'
-import { addressBook, courtesy, pokes, publication } from './clusterwatch.ts'
+import { addressBook, alerts, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
-import { daemon, type Life, stateDir } from './daemon.ts'
+import { daemon, type Life } from './daemon.ts'
 import { connect, type Value } from './etcd.ts'
+import { released, withPauses } from './held.ts'
+import { insist } from './insist.ts'
 import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
 import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
-import { keeper } from './pausekeeper.ts'
+import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotedEpoch } from './promotion.ts'
 import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
@@ -25,14 +27,17 @@ const POKE_FILE = 'poke'
 const AFTERLOOKS_MS = [60, 200]
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
-/** While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us. */
-const BUSY_FACTOR = 3
+/** So many times longer is the wait for the next look where no look is urgent. */
+const EASY_FACTOR = 3
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
 const DOUBT_MS = 10_000
 
-/** Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new; looks less while `busy`. */
+/**
+ * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new. Looks less while
+ * `busy`, and while all is told and Pacemaker's alerts are known to arrive.
+ */
 async function follow(
   config: Config,
   names: Names,
@@ -40,12 +45,15 @@ async function follow(
   seen: (view: ClusterView) => Promise<void>,
   calm: () => void,
   busy: () => boolean,
+  told: () => boolean,
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
   let pokedBefore = 0
+  const warned = alerts(hostname())
   const poke = () => {
     poked += 1
+    warned.heard()
     wake.abort()
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
@@ -59,15 +67,17 @@ async function follow(
     try {
       const bounds = { timeoutMs: config.pacemakerGetTimeout, signal }
       const epoch = woken && last ? await promotedEpoch(names) : null
-      const told = epoch !== null && last && afterPromotion(last.view, epoch, hostname())
-      if (told) {
-        last = { view: told, cib: '' }
-        await seen(told)
+      const early = epoch !== null && last && afterPromotion(last.view, epoch, hostname())
+      if (early) {
+        last = { view: early, cib: '' }
+        warned.seen(early)
+        await seen(early)
         await sleep(TOLD_MS, signal)
       }
       const cib = await readCib(bounds)
       if (cib !== last?.cib) {
         last = await lookAt(cib, names, bounds)
+        warned.seen(last.view)
         await seen(last.view)
       } else calm()
       log.cleared('pacemaker.read')
@@ -81,14 +91,20 @@ async function follow(
     } else {
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
+      const easy = () => busy() || (told() && last !== undefined && warned.reliable(last.cib))
       await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
-      if (afterlook === undefined && busy())
-        await sleep((BUSY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
+      if (afterlook === undefined && easy())
+        await sleep((EASY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
     }
   }
 }
 
-async function supervise(config: Config, life: Life): Promise<void> {
+async function supervise(
+  config: Config,
+  life: Life,
+  console: pgbouncer.Console,
+  pauses: Keeper,
+): Promise<void> {
   const { signal } = life
   const names = { resource: config.pacemakerResource, clone: config.pacemakerClone }
   const etcd = connect(config)
@@ -168,13 +184,6 @@ async function supervise(config: Config, life: Life): Promise<void> {
     return publishing
   }
 
-  const console = pgbouncer.consoleOf(config)
-  const valve = {
-    pause: (options: { timeoutMs: number; signal: AbortSignal }) => pgbouncer.pause(console, options),
-    resume: () => pgbouncer.resume(console),
-  }
-  const pauses = keeper(valve, join(stateDir(config, 'supervise'), 'pause.json'))
-  await pauses.restore()
   metrics.collect(() => {
     const always = [
       ...viewSamples(view, lookedAt, hostname()),
@@ -185,12 +194,10 @@ async function supervise(config: Config, life: Life): Promise<void> {
     return found ? [...always, ...publishedSamples(found), ['pgcm_drift', Number(drift())]] : always
   })
   const tls = apiTls(config)
-  const api = await serve({
-    bind: config.bindAddress,
-    tls,
-    allowed: allowedNames(config, tls),
-    handlers: measured(nodeHandlers(config, names, console, etcd, pauses, () => view)),
-  })
+  const allowed = allowedNames(config, tls)
+  const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, () => view))
+  const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers })
+  const api = await insist('api.bind', open, signal)
 
   // A key that was deleted or overwritten comes back, whoever did it.
   const repairing = etcd.follow(
@@ -226,7 +233,9 @@ async function supervise(config: Config, life: Life): Promise<void> {
       // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
       if (untold || drift()) tell('not told yet')
     },
+    // While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us.
     () => pauses.current() !== null,
+    () => !untold && !drift(),
   )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(
@@ -234,13 +243,15 @@ async function supervise(config: Config, life: Life): Promise<void> {
   )
 
   await Promise.all([watching, repairing])
-  // A pause outlives a restart of this daemon, but not its end: somebody must be there to resume.
-  if (pauses.current())
-    log.warn('daemon.waits', { until: pauses.current()?.expiresAt, reason: 'PgBouncer is paused' })
-  await pauses.idle()
-  await api.close()
+  await released(pauses)
+  await (await api.opened)?.close()
   etcd.close()
 }
 
 export const main = () =>
-  run('supervise', (config, parsed) => daemon('supervise', parsed, (life) => supervise(config, life)))
+  run('supervise', (config, parsed) =>
+    daemon('supervise', parsed, (life) => {
+      const console = pgbouncer.consoleOf(config)
+      return withPauses(config, 'supervise', console, (pauses) => supervise(config, life, console, pauses))
+    }),
+  )

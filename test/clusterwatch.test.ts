@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { view } from '../lib/cluster.ts'
-import { addressBook, courtesy, pokes, publication } from '../lib/clusterwatch.ts'
+import { addressBook, alerts, courtesy, pokes, publication } from '../lib/clusterwatch.ts'
 import { Failed } from '../lib/errors.ts'
 import { log } from '../lib/log.ts'
 import { sh } from '../lib/sh.ts'
@@ -45,6 +45,36 @@ test("Pacemaker's alert agent wakes us", async () => {
     writeFileSync(file, 'again')
     await soon('woken again', () => woken > before)
   })
+})
+
+test('alerts are relied on where the CIB has them, until something happens of which they did not tell', () => {
+  const cib = fixture('cib')
+  const without = (name: string) => ({
+    ...healthy,
+    nodes: healthy.nodes.map((node) => (node.name === name ? { ...node, online: false } : node)),
+  })
+  const warned = alerts('pg03')
+  assert.not(warned.reliable(cib.replace('pgcm-alert"', 'another"').replace('/pgcm-alert', '/another')))
+  warned.seen(healthy)
+  assert.ok(warned.reliable(cib))
+  warned.heard()
+  warned.seen(without('pg02'))
+  assert.ok(warned.reliable(cib), 'it was told')
+  for (const [self, view] of [
+    ['pg03', without('pg02')],
+    ['pg03', { ...healthy, quorum: false }],
+  ] as const) {
+    const unwarned = alerts(self)
+    unwarned.seen(view)
+    unwarned.seen(healthy)
+    assert.not(unwarned.reliable(cib), 'a node came, or a promotion here, and nobody said so')
+    unwarned.heard()
+    assert.ok(unwarned.reliable(cib), 'it was only late')
+  }
+  const elsewhere = alerts('pg01')
+  elsewhere.seen({ ...healthy, quorum: false })
+  elsewhere.seen(healthy)
+  assert.ok(elsewhere.reliable(cib), 'of a promotion elsewhere nobody tells this node')
 })
 
 test('the alert agent does nothing where no supervise runs', async () => {

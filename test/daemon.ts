@@ -23,7 +23,7 @@ export function values(page: string): Record<string, number> {
   return Object.fromEntries(lines.map((line) => [line.replace(/ \S+$/, ''), Number(line.split(' ').at(-1))]))
 }
 
-type Event = Record<string, unknown> & { event: string }
+export type Event = Record<string, unknown> & { event: string }
 
 /** The real daemon, as a process of its own, with a directory for its state. Ended with SIGTERM after `body`. */
 export async function withDaemon(
@@ -63,6 +63,7 @@ export async function withDaemon(
     const page = async () => (await fetch(url)).text()
     await body({
       port: Number(port),
+      events,
       happened,
       page,
       /** Waits until the page says so. */
@@ -90,6 +91,8 @@ export async function withDaemon(
 
 export interface Daemon {
   port: number
+  /** All that it has logged. */
+  events: () => Event[]
   happened: (event: string) => Promise<Event>
   page: () => Promise<string>
   shows: (wanted: Record<string, number>) => Promise<Record<string, number>>

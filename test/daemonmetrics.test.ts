@@ -1,6 +1,6 @@
 /** The daemons themselves, as processes: etcd, PgBouncer's console and Pacemaker's programs are ours. */
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, connect as dial } from 'node:net'
+import { connect as dial } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -251,28 +251,10 @@ test('a key that vanishes as it is written comes back', async () => {
   })
 })
 
-test('an address that cannot be had ends a daemon before it has done anything, with one line', async () => {
-  const taken = await freePort()
-  const blocker = createServer()
-  await new Promise<void>((resolve) => blocker.listen(taken, '127.0.0.1', resolve))
-  try {
-    for (const [address, message] of [
-      ['nonsense', 'nonsense is not [host]:port'],
-      [`127.0.0.1:${taken}`, `cannot listen on 127.0.0.1:${taken}: listen EADDRINUSE`],
-    ] as const) {
-      const argv = [
-        path('../bin/pgcm-proxy'),
-        `--proxy-metrics-address=${address}`,
-        '--config-file=/dev/null',
-      ]
-      const { stdout, stderr } = await sh(argv, { okCodes: [2], timeoutMs: 120_000 })
-      assert.is(stdout, '')
-      assert.ok(stderr.startsWith(`pgcm-proxy: proxy-metrics-address: ${message}`), stderr)
-      assert.ok(stderr.split('\n').length <= 3, stderr)
-    }
-  } finally {
-    blocker.close()
-  }
+test('an address that is none ends a daemon before it has done anything, with one line', async () => {
+  const argv = [path('../bin/pgcm-proxy'), '--proxy-metrics-address=nonsense', '--config-file=/dev/null']
+  const { stdout, stderr } = await sh(argv, { okCodes: [2], timeoutMs: 120_000 })
+  assert.equal([stdout, stderr], ['', 'pgcm-proxy: proxy-metrics-address: nonsense is not [host]:port\n'])
 })
 
 test.run()

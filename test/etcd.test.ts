@@ -6,7 +6,7 @@ import { register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
 import { etcdComponent } from '../lib/poolerapi.ts'
-import { now, since, until } from '../lib/wait.ts'
+import { now, since, until, within } from '../lib/wait.ts'
 import { connectWorld } from '../lib/world.ts'
 import { member, Store } from './etcdserver.ts'
 
@@ -179,6 +179,18 @@ test('the lock has one holder, and says who', async () => {
     await first.release()
     assert.equal([store.keys.size, store.leases.size], [0, 0])
     await (await lock(etcd, '/lock', { host: 'b' }, terms)).release()
+  })
+})
+
+test('a lease that etcd does not grant is given up within the attempts of one request', async () => {
+  await cluster(async ({ etcd, members, store }) => {
+    for (const each of members) each.state.grants = false
+    const start = now()
+    const error = await within(10_000, 'the lock', lock(etcd, '/lock', { host: 'a' }, terms)).catch((e) => e)
+    assert.instance(error, EtcdDown)
+    assert.match(error.message, /^etcd does not answer: .*DEADLINE_EXCEEDED/)
+    assert.ok(since(start) < 6500, `${since(start)} ms: more than four attempts of 1.5 s`)
+    assert.is(store.keys.size, 0)
   })
 })
 

@@ -94,7 +94,7 @@ export class Store {
 
 /** One member. `mode` changes what it does with every request from now on: answer, hang, or say that it is not ready. */
 export async function member(store: Store) {
-  const state = { mode: 'answer' as 'answer' | 'hang' | 'refuse', silent: false, asked: 0 }
+  const state = { mode: 'answer' as 'answer' | 'hang' | 'refuse', silent: false, asked: 0, grants: true }
   const server = new grpc.Server()
   const unary =
     (answer: (request: Any) => unknown): grpc.handleUnaryCall<Any, Any> =>
@@ -109,6 +109,7 @@ export async function member(store: Store) {
         reply(error as grpc.ServiceError)
       }
     }
+  const granted = unary(() => store.grant())
   const watch: grpc.handleBidiStreamingCall<Any, Any> = (stream) => {
     const mine = new Set<{ key: string; tell: () => void }>()
     stream.on('data', ({ create_request: create }) => {
@@ -139,7 +140,7 @@ export async function member(store: Store) {
   })
   server.addService(etcdserverpb.Watch.service, { Watch: watch })
   server.addService(etcdserverpb.Lease.service, {
-    LeaseGrant: unary(() => store.grant()),
+    LeaseGrant: ((call, reply) => state.grants && granted(call, reply)) as grpc.handleUnaryCall<Any, Any>,
     LeaseRevoke: unary(({ ID }) => {
       store.revoke(String(ID))
       return {}

@@ -32,6 +32,29 @@ test('--to names another standby', async () => {
   assert.is(it.state.primary, 'pg03')
 })
 
+test('a node that is down, and not needed, is left out; the move goes on without it', async () => {
+  const it = scene(['--yes'], (call) => {
+    if (call.startsWith('pg03 ')) throw new Failed('no answer')
+  })
+  const whole = it.view
+  for (const name of ['pg01', 'pg02']) {
+    const api = it.apis.get(name) as Api
+    api.status = async () => {
+      const view = whole()
+      const nodes = view.nodes.map((node) => (node.name === 'pg03' ? { ...node, online: false } : node))
+      return { ...it.statusOf(name), cluster: { ...view, nodes } }
+    }
+  }
+  assert.is(await it.run(), undefined)
+  clean(it)
+  assert.is(it.state.primary, 'pg02')
+  assert.match(it.text(), 'pg03 is down, and not needed')
+  assert.equal(
+    it.state.calls.filter((call) => call.startsWith('pg03 ') && !call.endsWith(' status')),
+    [],
+  )
+})
+
 test('--json: events, then a receipt, all JSON', async () => {
   const it = scene(['--yes', '--json'])
   await it.run()

@@ -18,9 +18,9 @@ const int = (value: number, bytes: 2 | 4) => {
 const text = (value: string) => Buffer.from(`${value}\0`)
 const ready = message('Z', Buffer.from('I'))
 
-function table(rows: Row[]): Buffer {
+function table(rows: Row[], type = 25): Buffer {
   const columns = Object.keys(rows[0] ?? { none: '' })
-  const described = columns.flatMap((name) => [text(name), Buffer.alloc(6), int(25, 4), Buffer.alloc(8)])
+  const described = columns.flatMap((name) => [text(name), Buffer.alloc(6), int(type, 4), Buffer.alloc(8)])
   const cell = (value: string | null | undefined) =>
     value == null ? int(-1, 4) : Buffer.concat([int(Buffer.byteLength(value), 4), Buffer.from(value)])
   return Buffer.concat([
@@ -30,13 +30,19 @@ function table(rows: Row[]): Buffer {
   ])
 }
 
-/** As much of PgBouncer's admin console as the daemons use: it takes its databases from `file` at each RELOAD. */
+const BOOLEAN = 16
+
+/**
+ * As much of PgBouncer's admin console as the daemons use: it takes its databases from `file` at each RELOAD. And as much of a
+ * standby as tells that it is one.
+ */
 export async function pooler(file: string) {
   const state = { refuses: false, paused: false, said: [] as string[] }
   let databases = new Map<string, string | null>()
   const answers: Record<string, () => Buffer> = {
     'SHOW DATABASES': () =>
       table([...databases].map(([name, host]) => ({ name, host, port: '5432', paused: '0', disabled: '0' }))),
+    'SELECT NOT pg_is_in_recovery() AS "primary"': () => table([{ primary: 'f' }], BOOLEAN),
     RELOAD: () => {
       databases = existsSync(file) ? new Map(databasesIn(readFileSync(file, 'utf8'))) : databases
       return message('C', text('RELOAD'))

@@ -1,7 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Etcd, Value } from '../lib/etcd.ts'
-import { Behind, type Cluster, Doubtful, decide, parseCluster, publish } from '../lib/publish.ts'
+import { Behind, type Cluster, Doubtful, decide, parseCluster, publish, ratchet } from '../lib/publish.ts'
 
 const keys = { primary: '/master', cluster: '/cluster' }
 
@@ -127,6 +127,16 @@ test('a primary without a known address does not touch the key', () => {
   cluster.nodes = cluster.nodes.map((node) => ({ ...node, address: null }))
   const decision = decide({ cluster: null, primary: { value: '10.0.0.9', revision: '1' } }, cluster)
   assert.is('write' in decision && decision.write.primary, null)
+})
+
+test('a follower never goes back to an older epoch, nor to none', () => {
+  const admit = ratchet()
+  const follows = [null, seen(3, 'pg1'), seen(3, null), seen(5, 'pg2'), seen(3, 'pg1'), null, seen(5, 'pg2')]
+  assert.equal(
+    follows.map((view) => admit(view).follow),
+    [true, true, true, true, false, false, true],
+  )
+  assert.equal(admit(seen(4, 'pg1')), { follow: false, followed: 5, found: 4 })
 })
 
 test('random views: the published epoch never falls, and an epoch never has two addresses', async () => {

@@ -1,6 +1,6 @@
 /** What etcd may do to us: published state never goes back (P5), and etcd does not matter for safety. On real members. */
 
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -9,6 +9,8 @@ import { connect, type Etcd } from '../lib/etcd.ts'
 import { log } from '../lib/log.ts'
 import { now, since, until } from '../lib/wait.ts'
 import { certificates } from './certificates.ts'
+import { withDaemon } from './daemon.ts'
+import { pooler } from './pooler.ts'
 import { type Cluster, withEtcd } from './realetcd.ts'
 import { address, type Supervise, supervise } from './supervised.ts'
 
@@ -114,6 +116,56 @@ test('three supervises of different views: a stale one loses, and what was lost 
       assert.not(stale.log().some(({ event }) => event === 'primary.published'))
     } finally {
       await Promise.all(all.map((each) => each.stop()))
+    }
+  })
+})
+
+test('a proxy that has followed an epoch goes to no older one, whatever etcd is put back to, and says so once', async () => {
+  await withEtcd(async ({ ctl, dir, endpoints, restore, members }) => {
+    const say = async (epoch: number, node: number, role = '') => {
+      const nodes = [{ name: `pg0${node}`, address: address(node), role }]
+      await ctl(['put', '/postgres/cluster', JSON.stringify({ epoch, primary: `pg0${node}`, nodes })])
+      await ctl(['put', KEY, address(node)])
+    }
+    const ini = join(dir, 'pgbouncer.ini')
+    const bouncer = await pooler(ini)
+    const flags = [
+      ...[`--etcd-endpoints=${endpoints}`, '--etcd-retry-interval=100ms', '--pgbouncer-socket-dir=127.0.0.1'],
+      ...[`--pgbouncer-port=${bouncer.port}`, `--pgbouncer-config-file=${ini}`],
+      `--pgbouncer-config-template-file=${new URL('../templates/pgbouncer.ini.ejs', import.meta.url).pathname}`,
+    ]
+    const pointed = (node: number) => ({ [`pgcm_pointed{address="${address(node)}"}`]: 1 })
+    try {
+      await say(3, 1)
+      await withDaemon('proxy', flags, {}, async ({ shows, happened, events }) => {
+        await shows(pointed(1))
+        const snapshot = join(dir, 'snapshot')
+        await ctl(['snapshot', 'save', snapshot], members[0]?.url)
+        await say(5, 2)
+        await shows(pointed(2))
+        await restore(snapshot)
+        await happened('proxy.older')
+        await shows({ pgcm_published_epoch: 3, pgcm_drift: 1, ...pointed(2) })
+        for (const node of [3, 1, 3]) {
+          await say(4, node, 'changed')
+          const news = `pgcm_published_primary{node="pg0${node}",address="${address(node)}"}`
+          await shows({ [news]: 1, pgcm_drift: 1, ...pointed(2) })
+        }
+        await ctl(['del', '/postgres/cluster'])
+        await shows({ pgcm_published_epoch: 0, pgcm_drift: 1, ...pointed(2) })
+        assert.match(readFileSync(ini, 'utf8'), `host=${address(2)}`)
+        await say(6, 3)
+        await shows({ pgcm_drift: 0, ...pointed(3) })
+        const older = events().filter(({ event }) => event === 'proxy.older')
+        assert.equal(
+          older.map(({ level, followed, found }) => [level, followed, found]),
+          [['warn', 5, 3]],
+        )
+      })
+      await say(4, 1)
+      await withDaemon('proxy', flags, {}, async ({ shows }) => void (await shows(pointed(1))))
+    } finally {
+      bouncer.close()
     }
   })
 })

@@ -30,37 +30,43 @@ function pretend(text: string, primary: number, epoch: number): string {
 export interface Supervise {
   name: string
   pid: number
-  /** What its Pacemaker says from now on. */
-  sees(primary: number, epoch: number): void
+  /** What its Pacemaker says from now on; and its alert agent, unless not `told`. */
+  sees(primary: number, epoch: number, told?: boolean): void
+  /** How often it has read the CIB. */
+  looks(): number
   log(): { level: string; event: string; error?: string }[]
   stop(): Promise<void>
 }
 
-/** Starts that of one node; to be stopped by the caller. */
+/** Starts that of one node, with more settings where wanted; to be stopped by the caller. */
 export function supervise(
   dir: string,
   node: 1 | 2 | 3,
   endpoints: string,
   sees: [number, number],
-  level = 'debug',
+  more: Record<string, string> = {},
 ): Supervise {
   const name = `node${node}`
   const home = join(dir, name)
   const bin = join(home, 'bin')
   mkdirSync(bin, { recursive: true })
-  const set = (primary: number, epoch: number) => {
+  const set = (primary: number, epoch: number, told = true) => {
     // The CIB last: it is what the daemon looks at for a change.
     for (const kind of ['crm_mon', 'cib']) {
       writeFileSync(join(home, `${kind}.new`), pretend(fixture(kind), primary, epoch))
       renameSync(join(home, `${kind}.new`), join(home, kind))
     }
+    if (told) writeFileSync(join(home, 'poke'), '\n')
   }
-  set(...sees)
+  set(...sees, false)
   for (const [command, kind] of [
     ['cibadmin', 'cib'],
     ['crm_mon', 'crm_mon'],
   ] as const) {
-    writeFileSync(join(bin, command), `#!/bin/sh\nexec cat '${join(home, kind)}'\n`)
+    writeFileSync(
+      join(bin, command),
+      `#!/bin/sh\necho >>'${join(home, `${kind}.asked`)}'\nexec cat '${join(home, kind)}'\n`,
+    )
     chmodSync(join(bin, command), 0o755)
   }
   const hostname = join(home, 'hostname.cjs')
@@ -72,11 +78,12 @@ export function supervise(
     PGCM_ETCD_ENDPOINTS: endpoints,
     PGCM_INSECURE: 'true',
     PGCM_SUPERVISE_METRICS_ADDRESS: '127.0.0.1:0',
-    PGCM_LOG_LEVEL: level,
+    PGCM_LOG_LEVEL: 'debug',
     PGCM_BIND_ADDRESS: '127.0.0.1:0',
     PGCM_STATE_DIR: home,
     PGCM_PGBOUNCER_SOCKET_DIR: home,
     PGCM_POSTGRES_SOCKET_DIR: home,
+    ...more,
   }
   const env = { ...process.env, ...settings, PATH: `${bin}:${process.env.PATH}`, RUNTIME_DIRECTORY: home }
   const program = fileURLToPath(new URL('../bin/pgcm-supervise', import.meta.url))
@@ -90,6 +97,7 @@ export function supervise(
     name,
     pid: child.pid ?? 0,
     sees: set,
+    looks: () => readFileSync(join(home, 'cib.asked'), 'utf8').length,
     log: () =>
       text
         .split('\n')

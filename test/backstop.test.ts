@@ -1,0 +1,111 @@
+/** How often pgcm-supervise looks at Pacemaker when nothing happens, and how soon when something does. */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { now, since, until } from '../lib/wait.ts'
+import { member, Store } from './etcdserver.ts'
+import { address, type Supervise, supervise } from './supervised.ts'
+
+const soon = (what: string, timeoutMs: number, probe: () => unknown) =>
+  until(what, { timeoutMs, everyMs: 5 }, probe)
+
+const epochOf = (store: Store) =>
+  JSON.parse(store.keys.get('/postgres/cluster')?.value.toString() ?? '{}').epoch
+
+async function supervised(
+  body: (world: { daemon: Supervise; store: Store; home: string }) => Promise<void>,
+): Promise<void> {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-backstop-'))
+  const store = new Store()
+  const etcd = await member(store)
+  const daemon = supervise(dir, 3, etcd.url, [3, 3])
+  try {
+    await soon(
+      'it publishes',
+      60_000,
+      () => store.keys.get('/postgres/master')?.value.toString() === address(3),
+    )
+    await body({ daemon, store, home: join(dir, daemon.name) })
+  } finally {
+    await daemon.stop()
+    etcd.close()
+    rmSync(dir, { recursive: true })
+  }
+}
+
+/** The commands of its children at this moment. */
+function childrenOf(pid: number): string[] {
+  const read = (file: string) => (existsSync(file) ? readFileSync(file, 'utf8') : '')
+  const tasks = readdirSync(`/proc/${pid}/task`)
+  const pids = tasks.flatMap((task) => read(`/proc/${pid}/task/${task}/children`).split(' ').filter(Boolean))
+  return pids.map((child) => read(`/proc/${child}/cmdline`).replaceAll('\0', ' '))
+}
+
+test('once it runs, the compiler of its code is gone', async () => {
+  await supervised(async ({ daemon }) => {
+    await soon(
+      'it has no compiler',
+      5000,
+      () => !childrenOf(daemon.pid).some((each) => each.includes('esbuild')),
+    )
+  })
+})
+
+/** How long `n` looks take, in ms, from one of them to the last. */
+async function pace(daemon: Supervise, n: number): Promise<number> {
+  const before = daemon.looks()
+  await soon('the first look', 20_000, () => daemon.looks() > before)
+  const first = daemon.looks()
+  const start = now()
+  await soon(`${n} more looks`, 60_000, () => daemon.looks() >= first + n)
+  return since(start)
+}
+
+test('at rest it looks every three seconds, at once when an alert comes, and repairs a key at once', async () => {
+  await supervised(async ({ daemon, store }) => {
+    const took = await pace(daemon, 2)
+    assert.ok(took > 5500, `two looks in ${took} ms`)
+    const start = now()
+    daemon.sees(3, 6)
+    await soon('the news are published', 20_000, () => epochOf(store) === 6)
+    assert.ok(since(start) < 2000, `${since(start)} ms`)
+    await pace(daemon, 1)
+    for (const spoil of [
+      () => store.delete('/postgres/master'),
+      () => store.put('/postgres/master', '6.6.6.6'),
+    ]) {
+      const spoilt = now()
+      spoil()
+      await soon(
+        'it is right',
+        20_000,
+        () => store.keys.get('/postgres/master')?.value.toString() === address(3),
+      )
+      assert.ok(since(spoilt) < 1000, `repaired after ${since(spoilt)} ms`)
+    }
+  })
+})
+
+test('it looks every second where the CIB has no alerts, or where they kept something from it', async () => {
+  await supervised(async ({ daemon, home, store }) => {
+    const cib = join(home, 'cib')
+    const whole = readFileSync(cib, 'utf8')
+    writeFileSync(cib, whole.replace('/pgcm-alert"', '/another"'))
+    await pace(daemon, 1)
+    const unwatched = await pace(daemon, 3)
+    assert.ok(unwatched > 2700 && unwatched < 6000, `three looks in ${unwatched} ms`)
+    daemon.sees(2, 6, false)
+    await soon('it publishes in the place of the other', 20_000, () => epochOf(store) === 6)
+    await pace(daemon, 1)
+    const elsewhere = await pace(daemon, 2)
+    assert.ok(elsewhere > 5500, `of a promotion elsewhere it hears late anyway: two looks in ${elsewhere} ms`)
+    daemon.sees(3, 9, false)
+    await pace(daemon, 1)
+    const missed = await pace(daemon, 3)
+    assert.ok(missed > 2700 && missed < 6000, `three looks in ${missed} ms`)
+  })
+})
+
+test.run()

@@ -110,9 +110,9 @@ scenario(
       let name: string
       await systemctl('stop')
       try {
-        const { code, stderr } = await failing(failover())
-        assert.is(code, 2, stderr)
-        assert.match(stderr, 'etcd')
+        const { code, stdout, stderr } = await failing(failover())
+        assert.is(code, 2, `${stdout}${stderr}`)
+        assert.match(stdout, /FAIL +etcd +does not answer/)
         assert.is(await primary(), old)
         await killPostmaster(old)
         name = await primaryWithin(20_000, old)

@@ -230,6 +230,7 @@ export async function cure(timeoutMs = 180_000): Promise<string> {
   await playground('heal')
   for (const machine of machines().filter((machine) => !isOn(machine))) await playground('start', [machine])
   for (const machine of nodes) await signalPostgres(machine, 'CONT')
+  for (const machine of bouncers) await bouncer(machine, 'RESUME').catch(() => {}) // it is not paused
   const deadline = Date.now() + timeoutMs
   await primaryWithin(60_000).catch(() =>
     inside('pg01', ['crm_resource', '--cleanup'], { okCodes: [0, 1, 124] }),
@@ -242,6 +243,8 @@ export async function cure(timeoutMs = 180_000): Promise<string> {
     if (!back) await inside(machine, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000, okCodes: [0, 1, 2] })
   }
   await inside('pg01', ['crm_resource', '--cleanup'], { okCodes: [0, 1, 124] })
+  const moves = '//rsc_location[starts-with(@id,"pgcm-move-")]'
+  await inside('pg01', ['cibadmin', '--delete', `--xpath=${moves}`], { okCodes: [0, 105, 6] }) // there may be none
   return healthy(Math.max(10_000, deadline - Date.now()))
 }
 

@@ -1,22 +1,10 @@
 // deadline: 600 s
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { until } from '../../lib/wait.ts'
-import { cure, healthy, pointsAt, primary, primaryWithin, published } from './cluster.ts'
-import { address, bouncers, inside, isOn, killPostmaster, playground, psql } from './machines.ts'
+import { cure, healthy, primary, primaryWithin } from './cluster.ts'
+import { bouncers, inside, killPostmaster, playground, psql } from './machines.ts'
+import { followed } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
-
-/** etcd and the PgBouncers of all machines that are on follow the primary. */
-async function followed(to: string, timeoutMs: number): Promise<void> {
-  await until(`etcd says ${to}`, { timeoutMs }, async () => (await published()) === address(to))
-  for (const machine of bouncers.filter(isOn)) {
-    await until(
-      `the PgBouncer of ${machine} points at ${to}`,
-      { timeoutMs },
-      async () => (await pointsAt(machine)) === address(to),
-    )
-  }
-}
 
 scenario(
   'kill -9 of the postmaster: a standby takes over within 20 s, everything follows, nothing is lost',

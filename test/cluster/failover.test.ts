@@ -3,24 +3,10 @@ import pg from 'pg'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
-import { bouncer, healthy, leftovers, pointsAt, primary, published, standby } from './cluster.ts'
-import { address, bouncers, failing, inside, psql, secret } from './machines.ts'
+import { healthy, primary, standby } from './cluster.ts'
+import { address, failing, inside, psql, secret } from './machines.ts'
+import { failover, moved, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
-
-const failover = (...words: string[]) =>
-  inside('app01', ['pgcm-failover', '--yes', ...words], { timeoutMs: 60_000 })
-const rejoin = (machine: string) => inside(machine, ['pgcm-rejoin', '--yes'], { timeoutMs: 60_000 })
-
-/** Right after pgcm-failover has returned, not some time later: the new primary is known, routed to and writable everywhere. */
-async function moved(to: string): Promise<void> {
-  assert.is(await primary(), to)
-  assert.is(await published(), address(to))
-  for (const machine of bouncers) {
-    assert.is(await pointsAt(machine), address(to), `the PgBouncer of ${machine}`)
-    await bouncer(machine, 'select 1', 'app', 1_000)
-  }
-  assert.equal(await leftovers(), [])
-}
 
 scenario('the cluster is healthy within 30 s', 40, async () => {
   await healthy(30_000)

@@ -1,0 +1,134 @@
+// deadline: 400 s
+/** What etcd says never goes back, comes back when somebody destroys it, and is not needed for a new primary. */
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { until } from '../../lib/wait.ts'
+import { etcd, healthy, pointsAt, primary, primaryWithin, published, standby } from './cluster.ts'
+import { address, bouncers, failing, inside, killPostmaster, nodes, psql } from './machines.ts'
+import { failover, followed, rejoin } from './moves.ts'
+import { note, scenario, underLoad } from './scenario.ts'
+
+const KEY = '/postgres/master'
+const PROMISED_MS = 1_000
+
+/** How long the key took to say `wanted` again, in ms: at most what is promised, and the one question that notices. */
+async function backWithin(wanted: string, destroy: () => Promise<unknown>): Promise<number> {
+  const asked = performance.now()
+  assert.is(await published(), wanted)
+  const questionMs = performance.now() - asked
+  await destroy()
+  const start = performance.now()
+  const timeoutMs = Math.round(PROMISED_MS + questionMs)
+  await until('the key is back', { timeoutMs, everyMs: 5 }, async () => (await published()) === wanted)
+  return Math.round(performance.now() - start)
+}
+
+/** The values that the key has had since a revision of etcd, oldest first. */
+async function publishedSince(revision: number): Promise<string[]> {
+  const values: string[] = []
+  for (let before = 0; ; ) {
+    const { kvs = [] } = JSON.parse(await etcd('get', KEY, '--write-out=json', `--rev=${before}`))
+    if (!(kvs[0]?.mod_revision > revision)) return values
+    values.unshift(Buffer.from(kvs[0].value, 'base64').toString())
+    before = kvs[0].mod_revision - 1
+  }
+}
+
+const revision = async (): Promise<number> =>
+  JSON.parse(await etcd('get', KEY, '--write-out=json')).header.revision
+
+scenario('the published primary is deleted: it is back within 1 s, and no client notices', 40, async () => {
+  const wanted = await published()
+  const report = await underLoad(async (load) => {
+    const tookMs = await backWithin(wanted, () => etcd('del', KEY))
+    for (const path of bouncers) assert.ok(await load.commitAfter(2_000, load.now(), path))
+    note(`key deleted: back after ${tookMs} ms`)
+  })
+  assert.equal(report.errorKinds, {})
+})
+
+scenario(
+  'the published primary is overwritten: it is back within 1 s, and so are the PgBouncers',
+  40,
+  async () => {
+    const wanted = await published()
+    const wrong = address(await standby('HS:potential'))
+    await underLoad(async (load) => {
+      const tookMs = await backWithin(wanted, () => etcd('put', KEY, wrong))
+      const since = load.now()
+      for (const machine of bouncers) {
+        await until(
+          `the PgBouncer of ${machine} points at the primary`,
+          { timeoutMs: 2_000 },
+          async () => (await pointsAt(machine)) === wanted,
+        )
+        assert.ok(await load.commitAfter(2_000, since, machine), `commits through ${machine}`)
+      }
+      note(
+        `key overwritten: back after ${tookMs} ms, all PgBouncers ${Math.round(load.now() - since)} ms later`,
+      )
+    })
+    await healthy(5_000)
+  },
+)
+
+scenario(
+  'a pgcm-supervise that slept through a failover never publishes the old primary again',
+  90,
+  async () => {
+    const old = (await primary()) as string
+    const start = await revision()
+    const signal = (name: string) => inside(old, ['systemctl', 'kill', '-s', name, 'pgcm-supervise'])
+    let name: string
+    await signal('STOP')
+    try {
+      await killPostmaster(old)
+      name = await primaryWithin(20_000, old)
+      await followed(name, 10_000)
+    } finally {
+      await signal('CONT')
+    }
+    await rejoin(old)
+    await healthy(30_000)
+    await until(`the pgcm-supervise of ${old} has seen ${name}`, { timeoutMs: 10_000 }, async () => {
+      const { stdout } = await inside(old, 'journalctl -q -o cat -u pgcm-supervise -n 200')
+      const seen = stdout.match(/"event":"primary.seen","node":"\w+"/g)?.at(-1)
+      return seen?.includes(`"${name}"`)
+    })
+    assert.equal(await publishedSince(start), [address(name)])
+  },
+)
+
+scenario(
+  'etcd is down: a crashed primary is replaced all the same, and clients follow when etcd is back',
+  120,
+  async () => {
+    const old = (await primary()) as string
+    const systemctl = (verb: string) =>
+      Promise.all(nodes.map((node) => inside(node, ['systemctl', verb, 'etcd'], { timeoutMs: 60_000 })))
+    await underLoad(async (load) => {
+      let name: string
+      await systemctl('stop')
+      try {
+        const { code, stdout, stderr } = await failing(failover())
+        assert.is(code, 2, `${stdout}${stderr}`)
+        assert.match(stdout, /FAIL +etcd +does not answer/)
+        assert.is(await primary(), old)
+        await killPostmaster(old)
+        name = await primaryWithin(20_000, old)
+        await psql(name, 'create table if not exists without_etcd (); drop table without_etcd', 'app')
+      } finally {
+        await systemctl('start')
+      }
+      const since = load.now()
+      await followed(name, 10_000)
+      for (const path of bouncers)
+        assert.ok(await load.commitAfter(10_000, since, path), `commits through ${path}`)
+      note(`etcd down: ${old} -> ${name}, clients ${Math.round(load.now() - since)} ms after etcd is back`)
+    })
+    await rejoin(old)
+    await healthy(30_000)
+  },
+)
+
+test.run()

@@ -53,7 +53,10 @@ export class ApiError extends Failed {
   }
 }
 
-/** How long a connection on which an answer is due may be quiet before it is pinged, and how long the ping's answer may take. */
+/**
+ * How long a connection on which an answer is due may be quiet before it is pinged, and how long the answer may
+ * take.
+ */
 const KEEP_ALIVE = { timeMs: 10_000, timeoutMs: 5_000 }
 
 const channelOptions: grpc.ChannelOptions = {

@@ -35,7 +35,7 @@ const SILENCE_MS = 15_000
 export const stateDir = (config: Config, script: ScriptName): string =>
   config.stateDir || process.env.STATE_DIRECTORY?.split(':')[0] || `/var/lib/pgcm/${script}`
 
-/** What a daemon says of itself, at `supervise-metrics-address` or `proxy-metrics-address`, unless that is empty. Throws `Refused`. */
+/** What a daemon says of itself, at its `...-metrics-address`, unless that is empty. Throws `Refused`. */
 async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Parsed, signal: AbortSignal) {
   const kind = script === 'proxy' && config.api ? 'app' : 'postgres'
   const built = { daemon: script, kind, version: version(), node_version: process.version }

@@ -7,8 +7,9 @@ import { type Keeper, keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 
 /**
- * Runs `body` with the keeper of this host's PgBouncer, which has taken up the pause of an earlier run before anything that may
- * fail. A daemon whose settings are refused ends only when that pause has: started anew it would be refused again.
+ * Runs `body` with the keeper of this host's PgBouncer, which has taken up the pause of an earlier run before
+ * anything that may fail. A daemon whose settings are refused ends only when that pause has: started anew it would
+ * be refused again.
  */
 export async function withPauses(
   config: Config,
@@ -30,7 +31,10 @@ export async function withPauses(
   }
 }
 
-/** Comes back once nothing is paused. A pause outlives a restart of a daemon, but not its end: somebody must be there to resume. */
+/**
+ * Comes back once nothing is paused: a pause outlives a restart of a daemon, not its end, since somebody must
+ * resume.
+ */
 export async function released(pauses: Keeper): Promise<void> {
   const pause = pauses.current()
   if (pause) log.warn('daemon.waits', { until: pause.expiresAt, reason: 'PgBouncer is paused' })

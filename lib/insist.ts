@@ -5,8 +5,9 @@ import { sleep } from './wait.ts'
 const RETRY_MS = 5_000
 
 /**
- * Opens what others reach us by. Where the address cannot be had that is said once, and tried again until `signal` aborts; nobody
- * waits for that. Comes back after the first try, with what is going to be open, or undefined where the end came first.
+ * Opens what others reach us by. Where the address cannot be had that is said once, and tried again until `signal`
+ * aborts; nobody waits for that. Comes back after the first try, with what is going to be open, or undefined where
+ * the end came first.
  */
 export async function insist<T>(
   event: string,

@@ -109,8 +109,8 @@ export function decide(current: { cluster: Value | null; primary: Value | null }
 }
 
 /**
- * Says of each view in turn whether a follower may go along: not back to an older epoch than it has followed, as a restored etcd
- * or a stale writer would have it. A view that is missing, once there was one, is older.
+ * Says of each view in turn whether a follower may go along: not back to an older epoch than it has followed, as a
+ * restored etcd or a stale writer would have it. A view that is missing, once there was one, is older.
  */
 export function ratchet(): (cluster: Cluster | null) => { follow: boolean; followed: number; found: number } {
   let followed = 0

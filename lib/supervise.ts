@@ -35,8 +35,8 @@ const PATIENCE_MS = 3000
 const DOUBT_MS = 10_000
 
 /**
- * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new. Looks less while
- * `busy`, and while all is told and Pacemaker's alerts are known to arrive.
+ * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new.
+ * Looks less while `busy`, and while all is told and Pacemaker's alerts are known to arrive.
  */
 async function follow(
   config: Config,

@@ -55,7 +55,7 @@ async function paused(
   }
 }
 
-test('pgcm-supervise without its ports ends the pause it found, publishes, and has them once they are free', async () => {
+test('without its ports pgcm-supervise ends the pause it found, publishes, gets them once they are free', async () => {
   await paused(0, async ({ dir, store, etcd, bouncer }) => {
     const [api, metrics] = [await takenPort(), await takenPort()]
     const daemon = supervise(dir, 3, etcd, [3, 3], {

@@ -1,6 +1,6 @@
 import { type AddressInfo, createServer, connect as dial, type Socket } from 'node:net'
 
-/** A way to `port` of this machine that can fall silent: nothing comes through any more, not even that an end has closed. */
+/** A way to `port` of this machine that can fall silent: nothing comes through any more, not even an end's close. */
 export async function throughSilence(port: number) {
   const sockets = new Set<Socket>()
   let silent = false

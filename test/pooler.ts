@@ -33,8 +33,8 @@ function table(rows: Row[], type = 25): Buffer {
 const BOOLEAN = 16
 
 /**
- * As much of PgBouncer's admin console as the daemons use: it takes its databases from `file` at each RELOAD. And as much of a
- * standby as tells that it is one.
+ * As much of PgBouncer's admin console as the daemons use: it takes its databases from `file` at each RELOAD. And as
+ * much of a standby as tells that it is one.
  */
 export async function pooler(file: string) {
   const state = { refuses: false, paused: false, said: [] as string[] }

@@ -120,7 +120,7 @@ test('three supervises of different views: a stale one loses, and what was lost 
   })
 })
 
-test('a proxy that has followed an epoch goes to no older one, whatever etcd is put back to, and says so once', async () => {
+test('a proxy goes to no older epoch than it has followed, whatever etcd says, and warns once', async () => {
   await withEtcd(async ({ ctl, dir, endpoints, restore, members }) => {
     const say = async (epoch: number, node: number, role = '') => {
       const nodes = [{ name: `pg0${node}`, address: address(node), role }]

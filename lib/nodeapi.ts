@@ -116,14 +116,17 @@ export function nodeHandlers(
 
     async routed(request, signal) {
       const start = now()
-      const timeoutMs = milliseconds(request, 'timeout')
-      await pooler.routed(request, signal)
-      if (isOurs(String(request.address))) {
-        const leftMs = Math.max(1, timeoutMs - since(start))
-        await postgres.takesWrites(server, { timeoutMs: leftMs, signal }).catch((error) => {
-          throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
-        })
+      const over = new AbortController()
+      const bounded = {
+        timeoutMs: milliseconds(request, 'timeout'),
+        signal: AbortSignal.any([signal, over.signal]),
       }
+      // At the same time: the connection is there already when the promotion comes.
+      const writes = isOurs(String(request.address)) ? postgres.takesWrites(server, bounded) : undefined
+      const written = writes?.catch((error) => {
+        throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+      })
+      await Promise.all([pooler.routed(request, bounded.signal), written]).finally(() => over.abort())
       return { elapsed_ms: since(start) }
     },
 

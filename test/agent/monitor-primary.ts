@@ -45,6 +45,14 @@ export const ofPrimaries: Row[] = [
   },
   {
     does: 'monitor',
+    when: 'a notification comes while a primary publishes: the next monitor does it once more',
+    given: { ...primary, broken: { notified: '' } },
+    code: PRIMARY,
+    changes: [...isPrimary, ...isSync('pg02'), ...isPotential('pg03')],
+    files: { 'run/pgcm-Postgresql/state': false },
+  },
+  {
+    does: 'monitor',
     when: 'a primary has the standbys it had',
     given: { ...primary, run: { state: 'primary pg02:streaming:sync pg03:streaming:potential' } },
     code: PRIMARY,

@@ -33,6 +33,7 @@ export const starts: Row[] = [
     given: { promise: 10, promoted: { pg02: 10 }, attributes: PG02_IS_PRIMARY },
     code: OK,
     changes: started('-INFINITY', 10),
+    order: ['status@pg01=HS:alone', 'score@pg01=-INFINITY', 'start'],
     files: { 'tmp/replication.conf': to(2) },
   },
   {

@@ -24,7 +24,7 @@ const RELOADS = 10_000 * scale
 const RECONNECTS = 1_000 * scale
 const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 30_000, everyMs: 1 }, probe)
 const tell = (text: string) => console.error(text)
-process.env.NODE_OPTIONS = '--max-semi-space-size=2 --v8-pool-size=1' // as in the units
+process.env.NODE_OPTIONS = '--max-semi-space-size=1 --v8-pool-size=1' // as in the units
 
 /** Three members behind ports whose connections can be cut. */
 async function etcd() {

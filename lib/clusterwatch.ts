@@ -1,9 +1,9 @@
 import { watch } from 'node:fs'
 import { chmod, open } from 'node:fs/promises'
+import { addressOf } from './address.ts'
 import { type ClusterView, primaryOf } from './cluster.ts'
 import { messageOf } from './errors.ts'
 import { log } from './log.ts'
-import { addressOf } from './pacemaker.ts'
 import type { Cluster } from './publish.ts'
 import { now, within } from './wait.ts'
 

@@ -1,9 +1,9 @@
-import { lookup } from 'node:dns/promises'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type ClusterView, moveId, type Names, view } from './cluster.ts'
-import { Failed, messageOf } from './errors.ts'
+import type { ClusterView, Names } from './cluster.ts'
+import { moveId, view } from './crmmon.ts'
+import { Failed } from './errors.ts'
 import { sh } from './sh.ts'
 import { until } from './wait.ts'
 
@@ -130,24 +130,4 @@ export async function unmigrate(names: Names, { timeoutMs, signal }: Bounds): Pr
 
 export async function cleanup(resource: string, node: string, { timeoutMs, signal }: Bounds): Promise<void> {
   await sh(cleanupCommand(resource, node), { timeoutMs, ...common(signal) })
-}
-
-const loopback = /^(127\.|::1$|::ffff:127\.|0\.0\.0\.0$|::$)/
-
-/** A node's address by name lookup, IPv4 where there is one. Never a loopback address: others would connect to themselves. */
-export async function addressOf(node: string): Promise<string> {
-  const found = await lookup(node, { all: true }).catch((cause) => {
-    throw new Failed(`no address for ${node}: ${messageOf(cause)}`, `Put ${node} into DNS or /etc/hosts.`, {
-      cause,
-    })
-  })
-  const usable = found.filter(({ address }) => !loopback.test(address)).sort((a, b) => a.family - b.family)[0]
-  if (!usable) {
-    const hint = `Give ${node} its real address in /etc/hosts of this machine.`
-    throw new Failed(
-      `${node} has only loopback addresses here: ${found.map((f) => f.address).join(', ')}`,
-      hint,
-    )
-  }
-  return usable.address
 }

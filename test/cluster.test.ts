@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { primaryOf, standbysOf, syncStandbyOf, view } from '../lib/cluster.ts'
+import { primaryOf, standbysOf, syncStandbyOf } from '../lib/cluster.ts'
+import { view } from '../lib/crmmon.ts'
 import { moveConstraint } from '../lib/pacemaker.ts'
 
 const names = { resource: 'Postgresql', clone: 'msPostgresql' }

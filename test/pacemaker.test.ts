@@ -1,7 +1,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { addressOf } from '../lib/address.ts'
 import { Failed } from '../lib/errors.ts'
-import { addressOf, migrate, migrateCommand, unmigrateCommand } from '../lib/pacemaker.ts'
+import { migrate, migrateCommand, unmigrateCommand } from '../lib/pacemaker.ts'
 
 test('the move is a location rule that ends by itself', () => {
   assert.equal(migrateCommand('msPostgresql', 'pg02', new Date('2026-01-02T03:04:05.678Z')), [

@@ -59,6 +59,7 @@ async function plannedMove() {
   assert.is(await rig.timeline('pg02'), 10)
   // pg_rewind reads a node's timeline from its last checkpoint; later on this one is to be rewound.
   await rig.sql('pg02', 'CHECKPOINT')
+  await until('pg02 says PRI', { timeoutMs: 5000 }, () => rig.attribute('status', 'pg02') === 'PRI')
   const stays = await rig.agent('pg01', 'start')
   assert.is(stays.code, 4)
   assert.match(stays.reason, /was primary of epoch 9 and pg02 is primary now: run pgcm-rejoin on pg01/)

@@ -88,7 +88,8 @@ test('a standby whose startup process is frozen does not vote with less than it 
   const outcome = await rig.elect('pg03', ['pg02', 'pg03'])
   const rows = outcome.code === 0 ? await rig.sql('pg03', 'SELECT t FROM kept') : ''
   kill(startup, 'SIGCONT')
-  assert.is.not(outcome.code, 0, `pg03 is primary with: ${rows.replace(/\n/g, ', ')}`)
+  // It fetched the row from pg02, or it is no primary.
+  if (outcome.code === 0) assert.match(rows, 'acknowledged')
 })
 
 /** Review 5: the attribute daemon of a voter was restarted, and has forgotten the vote. */

@@ -94,7 +94,22 @@ export const notifications: Row[] = [
     files: { 'tmp/promise': '10' },
   },
   {
-    does: 'notify pre-demote pg02',
+    does: 'notify pre-demote pg01 pg02',
+    when: 'it is no primary that is to be demoted, so it lets nobody go: no vote yet',
+    given: { ...standby, history: [10], attributes: { 'status@pg02': 'HS:sync' } },
+    code: OK,
+    changes: ['call@pg01=17 private'],
+    files: { 'tmp/promise': '10' },
+  },
+  {
+    does: 'notify pre-demote pg01 pg02',
+    when: 'the primary that is to be demoted lets it go',
+    given: { ...standby, history: [10], attributes: PG02_IS_PRIMARY },
+    code: OK,
+    changes: ['call@pg01=17 private', 'let_go', ...voted('17:10:1000')],
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
     when: 'it is the primary that is to be demoted',
     given: { ...primary, promise: 17, attributes: called(18) },
     code: OK,

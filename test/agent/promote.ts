@@ -1,5 +1,5 @@
 /** What a promotion needs, and what it leaves. */
-import { alone, FAILED, isPrimary, later, OK, patient, primary, type Row } from './states.ts'
+import { alone, conf, FAILED, isPrimary, later, OK, patient, primary, type Row } from './states.ts'
 import type { Given } from './world.ts'
 
 export const votes = (own: string, ...others: string[]): Record<string, string> =>
@@ -19,6 +19,8 @@ const asking = (attributes: Record<string, string>): Given => ({
 const gaveUp = ['call@pg01 withdrawn', 'vote@pg01 withdrawn']
 const isPromoted = ['promote', ...isPrimary]
 const lost = (winner: string, score = 100) => [`score@${winner}=${score}`, 'score@pg01=1', ...gaveUp]
+/** It asks the better one for what it lacks. */
+const catchesUp = ['HUP', 'catch_up', 'HUP', 'position']
 
 export const promotes: Row[] = [
   {
@@ -111,11 +113,29 @@ export const promotes: Row[] = [
   },
   {
     does: 'promote',
-    when: 'another one has one byte more',
+    when: 'another one has one byte more, which it fetches',
+    given: { ...asking(votes('17:10:1000', '17:10:1000', '17:10:1001')), position: '10:1001:t' },
+    code: OK,
+    changes: [...catchesUp, ...isPromoted],
+    order: ['catch_up', 'position', 'promote'],
+    files: { 'tmp/replication.conf': conf('') },
+  },
+  {
+    does: 'promote',
+    when: 'another one has one byte more, and cannot be reached',
     given: asking(votes('17:10:1000', '17:10:1000', '17:10:1001')),
     code: FAILED,
     reason: 'pg03 holds more WAL than pg01, so it has to be primary',
-    changes: lost('pg03'),
+    changes: [...catchesUp, ...lost('pg03')],
+    files: { 'tmp/replication.conf': conf('') },
+  },
+  {
+    does: 'promote',
+    when: 'it fetched all that another one has more, but is not cut off again',
+    given: { ...asking(votes('17:10:1000', '17:10:1000', '17:10:1001')), position: '10:1001:f' },
+    code: FAILED,
+    reason: 'pg03 holds more WAL than pg01, so it has to be primary',
+    changes: [...catchesUp, ...lost('pg03')],
   },
   {
     does: 'promote',
@@ -123,7 +143,7 @@ export const promotes: Row[] = [
     given: asking(votes('17:10:1000', '17:10:3000', '17:10:2000')),
     code: FAILED,
     reason: 'pg02 holds more WAL than pg01',
-    changes: lost('pg02'),
+    changes: [...catchesUp, ...lost('pg02')],
   },
   {
     does: 'promote',

@@ -113,7 +113,7 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
 
   /** An action as Pacemaker calls it; `notify TYPE-OPERATION CANDIDATE`; `monitor` recurs, `probe` does not. */
   async agent(node: Node, call: string): Promise<Outcome> {
-    const [verb = '', event = '', candidate = ''] = call.split(' ')
+    const [verb = '', event = '', candidate = '', demoted = ''] = call.split(' ')
     const [type = '', operation = ''] = event.split('-')
     const { code, stderr } = await sh(['/bin/sh', AGENT, verb === 'probe' ? 'monitor' : verb], {
       timeoutMs: 30_000,
@@ -124,6 +124,7 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
         OCF_RESKEY_CRM_meta_notify_type: type,
         OCF_RESKEY_CRM_meta_notify_operation: operation,
         OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
+        OCF_RESKEY_CRM_meta_notify_demote_uname: demoted && `${demoted} `,
       },
     })
     const reason =
@@ -149,10 +150,10 @@ include_if_exists = '${this.path(node, 'tmp/replication.conf')}'
 
   /** A planned move: the old primary is demoted first, while the candidate knows already. */
   async move(from: Node, to: Node): Promise<Outcome> {
-    await this.agents(NODES, `notify pre-demote ${to}`)
+    await this.agents(NODES, `notify pre-demote ${to} ${from}`)
     const demoted = await this.agent(from, 'demote')
     if (demoted.code !== 0) return demoted
-    await this.agents(NODES, `notify post-demote ${to}`)
+    await this.agents(NODES, `notify post-demote ${to} ${from}`)
     return this.elect(to)
   }
 

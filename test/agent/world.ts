@@ -183,9 +183,9 @@ export class World {
     return Number(this.read('data/postmaster.pid').split('\n')[0])
   }
 
-  /** Runs the agent as Pacemaker does. `monitor` recurs, `probe` does not; a notification is `notify TYPE-OPERATION CANDIDATE`. */
+  /** Runs the agent as Pacemaker does. `monitor` recurs, `probe` does not; a notification is `notify TYPE-OPERATION CANDIDATE DEMOTED`. */
   async run(call: string, shell = 'dash', everyTool = false): Promise<Outcome> {
-    const [verb = '', event = '', candidate = ''] = call.split(' ')
+    const [verb = '', event = '', candidate = '', demoted = ''] = call.split(' ')
     const [type = '', operation = ''] = event.split('-')
     const { stderr, code, elapsedMs } = await sh(
       [`/bin/${shell}`, AGENT, verb === 'probe' ? 'monitor' : verb],
@@ -203,6 +203,7 @@ export class World {
           OCF_RESKEY_CRM_meta_notify_type: type,
           OCF_RESKEY_CRM_meta_notify_operation: operation,
           OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
+          OCF_RESKEY_CRM_meta_notify_demote_uname: demoted && `${demoted} `,
           ...this.parameters(),
         },
       },

@@ -45,12 +45,15 @@ async function heldUntilExpiry(load: Load): Promise<number> {
   return Math.round(load.figures(since).longestGapMs)
 }
 
-/** What a killed run has left is found by the next one, which undoes it and then does its own work. */
-async function nextOneSucceeds(old: string): Promise<void> {
+/**
+ * What a killed run has left is found by the next one, which undoes it and then does its own work. `lasting`: it is more than a lock,
+ * whose lease may have run out by now.
+ */
+async function nextOneSucceeds(old: string, lasting: boolean): Promise<void> {
   if ((await primary()) !== old) await rejoin(old)
   const sync = await standby('HS:sync')
   const { stdout } = await failover('--rejoin')
-  assert.match(stdout, 'a failover was killed')
+  if (lasting) assert.match(stdout, 'a failover was killed')
   await moved(sync)
   await healthy(30_000)
 }
@@ -67,8 +70,9 @@ for (const [step, where] of [
         const old = (await primary()) as string
         await killedAfter(step)
         const heldMs = await heldUntilExpiry(load)
-        assert.not.equal(await leftovers(), [], 'something is left for the next one')
-        await nextOneSucceeds(old)
+        const lasting = step === 'migrate' // a constraint
+        if (lasting) assert.not.equal(await leftovers(), [], 'something is left for the next one')
+        await nextOneSucceeds(old, lasting)
         note(`killed after ${step}: clients were held for ${heldMs} ms, 0 errors`)
       })
       assert.equal(report.errorKinds, {})
@@ -95,7 +99,7 @@ scenario(
         await Promise.all(daemons.map(restarts)),
         before.map((count) => count + 1),
       )
-      await nextOneSucceeds(old)
+      await nextOneSucceeds(old, false)
       note(`daemons killed too: clients were held for ${heldMs} ms, 0 errors`)
     })
     assert.equal(report.errorKinds, {})

@@ -104,6 +104,10 @@ test('as the agent is built: early attach, late promise, and the epoch is an att
   holds(built(variant, { ...small, records: 1 }))
 })
 
+test('a candidate fetches what another standby holds beyond it', () => {
+  holds(built({ fetches: true, earlyAttach: true, promisesLate: true }, { ...small, records: 2 }))
+})
+
 test('a restarted standby may come up with its old primary_conninfo', () => {
   holds(built({ detachedStart: false }, small))
 })

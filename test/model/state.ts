@@ -125,6 +125,8 @@ export const VARIANT = {
   promisesLate: false,
   /** The promoted number of a node is an attribute, which dies with the node. */
   publishedDies: false,
+  /** A candidate that is cut off takes over what another standby of its timeline holds beyond it, and counts anew. */
+  fetches: false,
   /** The agent empties primary_conninfo before it starts PostgreSQL. */
   detachedStart: true,
   /** Rejoin goes by what the node itself knows: no primary below its promise or its own timeline. */

@@ -189,6 +189,16 @@ function candidate(m: Model, s: State, n: Node, i: number, step: Step): void {
   }
   const kept = !rules.promise || n.promise === n.taken
   const checked = s.nodes.every((o) => !isAhead(o.checkpoint, n.wal))
+  // From whatever the other has become meanwhile; the agent refuses only to promote to a timeline not above its own.
+  if (variant.fetches && n.phase === CUT && kept)
+    s.nodes.forEach((source, w) => {
+      const fetched = source.wal !== n.wal && accepts(source.wal, n.wal)
+      if (w === i || source.role !== STANDBY || !fetched || timeline(source.wal) >= n.taken) return
+      step('fetch', i, w, (t, o) => {
+        o.wal = source.wal
+        for (let v = 0; v < m.nodes; v++) count(m, t, i, v)
+      })
+    })
   if (n.phase === CALLED && (kept || (variant.promisesLate && n.promise < n.taken))) {
     step('cut-self', i, -1, (t, o) => {
       if (rules.promise) o.promise = o.taken

@@ -10,7 +10,10 @@ import {
   PRIMARY,
   primary,
   type Row,
+  TWO_STANDBYS,
 } from './states.ts'
+
+const unchanged = { ...primary, run: { state: 'primary pg02:streaming:sync pg03:streaming:potential' } }
 
 export const ofPrimaries: Row[] = [
   {
@@ -46,7 +49,20 @@ export const ofPrimaries: Row[] = [
   {
     does: 'monitor',
     when: 'a primary has the standbys it had',
-    given: { ...primary, run: { state: 'primary pg02:streaming:sync pg03:streaming:potential' } },
+    given: { ...unchanged, attributes: { ...TWO_STANDBYS, 'status@pg01': 'PRI' } },
+    code: PRIMARY,
+  },
+  {
+    does: 'monitor',
+    when: 'a primary has the standbys it had, and an attribute is lost',
+    given: { ...unchanged, attributes: { 'status@pg01': 'PRI', 'status@pg03': 'HS:potential' } },
+    code: PRIMARY,
+    changes: [...isPrimary, ...isSync('pg02'), ...isPotential('pg03'), 'all attributes to the CIB'],
+  },
+  {
+    does: 'monitor',
+    when: 'a primary has looked for lost attributes a moment ago',
+    given: { ...unchanged, run: { ...unchanged.run, looked: '99999999999' } },
     code: PRIMARY,
   },
   {
@@ -91,13 +107,21 @@ export const ofPrimaries: Row[] = [
   {
     does: 'monitor',
     when: 'a primary is alone and was voted for',
-    given: { ...lonely, run: { state: 'primary ' }, attributes: { 'vote@pg02': '17:10:1000' } },
+    given: {
+      ...lonely,
+      run: { state: 'primary ', looked: '99999999999' },
+      attributes: { 'vote@pg02': '17:10:1000' },
+    },
     code: PRIMARY,
   },
   {
     does: 'monitor',
     when: 'a primary is alone since a call came to nothing',
-    given: { ...lonely, run: { state: 'primary ' }, attributes: { 'vote@pg02': '19:17:1000' } },
+    given: {
+      ...lonely,
+      run: { state: 'primary ', looked: '99999999999' },
+      attributes: { 'vote@pg02': '19:17:1000' },
+    },
     code: FAILED,
     reason: 'pg02 has promised epoch 19 and cannot follow epoch 17: a new election is needed',
   },

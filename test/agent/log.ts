@@ -10,6 +10,7 @@ export function brief(line: string): string[] {
   const after = (flag: string) => words[words.indexOf(flag) + 1] ?? ''
   switch (command) {
     case 'attrd_updater': {
+      if (words.includes('-R')) return ['all attributes to the CIB']
       const name = shortName(`${after('-n')}@${after('-N')}`)
       if (words.includes('-D')) return [`${name} withdrawn`]
       const value = words.find((word) => word.startsWith('--update='))?.slice('--update='.length)

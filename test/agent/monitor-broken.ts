@@ -36,7 +36,7 @@ export const whenBroken: Row[] = [
     given: {
       ...primary,
       state: [FATAL.recovering, 'primary pg02:streaming:sync'],
-      run: { state: 'primary pg02:streaming:sync', told: '99999999999' },
+      run: { state: 'primary pg02:streaming:sync', looked: '99999999999' },
     },
     code: PRIMARY,
   },

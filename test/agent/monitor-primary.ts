@@ -62,15 +62,15 @@ export const ofPrimaries: Row[] = [
   },
   {
     does: 'monitor',
-    when: 'a primary has the standbys it had, and an attribute daemon has forgotten one',
+    when: 'a primary has the standbys it had, and an attribute is lost',
     given: { ...unchanged, attributes: { 'status@pg01': 'PRI', 'status@pg03': 'HS:potential' } },
     code: PRIMARY,
-    changes: [...isPrimary, ...isSync('pg02'), ...isPotential('pg03')],
+    changes: [...isPrimary, ...isSync('pg02'), ...isPotential('pg03'), 'all attributes to the CIB'],
   },
   {
     does: 'monitor',
-    when: 'a primary has looked a moment ago what the attribute daemons know',
-    given: { ...unchanged, run: { ...unchanged.run, told: '99999999999' } },
+    when: 'a primary has looked for lost attributes a moment ago',
+    given: { ...unchanged, run: { ...unchanged.run, looked: '99999999999' } },
     code: PRIMARY,
   },
   {
@@ -117,7 +117,7 @@ export const ofPrimaries: Row[] = [
     when: 'a primary is alone and was voted for',
     given: {
       ...lonely,
-      run: { state: 'primary ', told: '99999999999' },
+      run: { state: 'primary ', looked: '99999999999' },
       attributes: { 'vote@pg02': '17:10:1000' },
     },
     code: PRIMARY,
@@ -127,7 +127,7 @@ export const ofPrimaries: Row[] = [
     when: 'a primary is alone since a call came to nothing',
     given: {
       ...lonely,
-      run: { state: 'primary ', told: '99999999999' },
+      run: { state: 'primary ', looked: '99999999999' },
       attributes: { 'vote@pg02': '19:17:1000' },
     },
     code: FAILED,

@@ -40,17 +40,25 @@ export async function readLost(agent: Agent, ours: Ours, fork: Fork, signal: Abo
     if (start === undefined || start !== stretch.start)
       gap = `the WAL of timeline ${stretch.timeline} from ${stretch.start} to ${start ?? stretch.end ?? 'its end'} is gone: what was committed there cannot be told`
     if (start === undefined) continue
-    const { stdout, stderr } = await sh(words(agent, ours, { ...stretch, start }), {
+    const read = await sh(words(agent, ours, { ...stretch, start }), {
       ...{ timeoutMs: 600_000, signal, okCodes: [0, 1], maxBytes: 2 ** 29 },
     })
-    records += stdout
-    const reached = stderr.match(/error in WAL record at ([0-9A-F]+\/[0-9A-F]+)/)?.[1]
-    if (stretch.end === undefined && (!reached || lsn(reached) < lsn(ours.last)))
+    records += read.stdout
+    if (stretch.end === undefined && !reaches(ours.last, read))
       throw new Failed(
-        `cannot tell what would be lost: pg_waldump stopped before ${ours.last}: ${complaint(stderr) || 'no reason'}`,
+        `cannot tell what would be lost: pg_waldump stopped before ${ours.last}: ${complaint(read.stderr) || 'no reason'}`,
       )
   }
   return { commits: commitsIn(records), records, ...(gap && { gap }) }
+}
+
+/**
+ * Whether pg_waldump has read as far as a record. It ends with an error where there are no more, but not where these fill their
+ * file and the next one could not be made: a disk that was full.
+ */
+export function reaches(record: string, { code, stderr }: { code: number; stderr: string }): boolean {
+  const reached = stderr.match(/error in WAL record at ([0-9A-F]+\/[0-9A-F]+)/)?.[1]
+  return code === 0 || (reached !== undefined && lsn(reached) >= lsn(record))
 }
 
 export const counted = ({ length }: string[]): string =>

@@ -3,8 +3,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
-import { complaints, cure, primary, primaryWithin, standby } from './cluster.ts'
-import { muzzleFencing } from './faults.ts'
+import { complaints, crm, cure, healthy, primary, primaryWithin, standby } from './cluster.ts'
+import { muzzleFencing, nothingRuns, walDisk } from './faults.ts'
 import {
   bouncers,
   inside,
@@ -254,6 +254,70 @@ scenario('an old primary with data that nobody else has stays out, and says why'
   assert.match(said, new RegExp(`pgcm-rejoin on ${old}`))
   assert.is(await psql(name, "select to_regclass('only_here') is null", 'app'), 't')
   await cure()
+})
+
+/** Why PostgreSQL does not run on a node, as Pacemaker shows it: asked on another. */
+const reasonFor = (node: string, asked: string): Promise<string> =>
+  until(`crm_mon says why ${node} is out`, { timeoutMs: 30_000, everyMs: 250 }, async () => {
+    const { failures, nodes } = await crm(asked)
+    return nodes[node]?.role ? undefined : failures.find((failure) => failure.startsWith(`${node}: `))
+  })
+
+for (const [how, command] of [
+  ['is moved away', 'cd /var/lib/postgresql/*/ && mv main main.lost'],
+  // Once more: a server that still writes makes new files meanwhile.
+  ['is removed', 'cd /var/lib/postgresql/*/ && { rm -rf main || rm -rf main; } 2>/dev/null'],
+] as const) {
+  scenario(`the primary's data directory ${how}: a standby takes over, nothing is lost`, 240, async () => {
+    await underLoad(async (load) => {
+      const old = (await primary()) as string
+      await inside(old, command)
+      const since = load.now()
+      const name = await primaryWithin(60_000, old)
+      assert.ok(isOn(old) ? await nothingRuns(old) : true, 'it is called stopped, and some of it runs')
+      assert.ok(await load.commitAfter(10_000))
+      const why = await reasonFor(old, name)
+      note(`data directory ${how}: gap ${ms(load.figures(since - 100).longestGapMs)}; ${why}`)
+      assert.match(why, /pgcm-rejoin|data directory/)
+      await inside(old, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 })
+      await inside(old, 'rm -rf /var/lib/postgresql/*/main.lost')
+      await healthy(60_000)
+    })
+  })
+}
+
+scenario("the disk of the primary's WAL is full: a standby takes over, nothing is lost", 300, async () => {
+  const full = await standby('HS:sync')
+  const complaintsOfSpace = async () => {
+    const command = 'grep -c "No space left on device" /var/log/postgresql/postgresql-*-main.log'
+    return Number((await inside(full, command, { okCodes: [0, 1] })).stdout)
+  }
+  const disk = await walDisk(full)
+  try {
+    await inside('app01', ['pgcm-failover', '--yes', '--to', full, '--rejoin'], { timeoutMs: 60_000 })
+    await healthy(30_000)
+    await underLoad(async (load) => {
+      const before = await complaintsOfSpace()
+      await disk.fill()
+      const since = load.now()
+      // The file that is being written was allocated before: it is full only when the next one is to be made.
+      const other = await until('somebody else is primary', { timeoutMs: 90_000, everyMs: 250 }, async () => {
+        await psql(full, 'select pg_switch_wal()').catch(() => {})
+        const name = await primary()
+        return name === full ? undefined : name
+      })
+      assert.ok(await load.commitAfter(10_000))
+      note(`disk full: gap ${ms(load.figures(since).longestGapMs)}; ${await reasonFor(full, other)}`)
+      assert.ok((await complaintsOfSpace()) > before, 'the log of PostgreSQL says that the disk is full')
+      await disk.enlarge()
+      await inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 })
+      await healthy(60_000)
+    })
+  } finally {
+    await disk.enlarge()
+    await cure()
+    await disk.remove()
+  }
 })
 
 test.run()

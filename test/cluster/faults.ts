@@ -1,4 +1,6 @@
 /** Faults that bin/pgcm-playground has no verb for. */
+import { until } from '../../lib/wait.ts'
+import { healthy } from './cluster.ts'
 import { inside, isOn, nodes } from './machines.ts'
 
 /** Makes every fencing action fail, on every node. Returns what mends it. */
@@ -11,4 +13,42 @@ export async function muzzleFencing(): Promise<() => Promise<void>> {
     `cp -p ${agent} ${agent}.good && printf '#!/bin/sh\\ncase "$*$(cat)" in *meta*) exec ${agent}.good -o metadata ;; esac\\nexit 1\\n' >${agent}`,
   )
   return () => each(`if [ -e ${agent}.good ]; then mv ${agent}.good ${agent}; fi`)
+}
+
+/** No process of PostgreSQL is left in a machine. */
+export const nothingRuns = async (machine: string): Promise<boolean> =>
+  (await inside(machine, ['pgrep', '-x', 'postgres'], { okCodes: [0, 1] })).code === 1
+
+/** Runs a command in a standby's data directory while Pacemaker keeps PostgreSQL stopped there. */
+async function whileStopped(machine: string, command: string): Promise<void> {
+  const standby = (words: string) => inside(machine, `crm_standby --node ${machine} ${words}`)
+  await standby('--update on')
+  try {
+    await until('it has stopped', { timeoutMs: 60_000, everyMs: 250 }, () => nothingRuns(machine))
+    await inside(machine, `cd /var/lib/postgresql/*/main && ${command}`, { timeoutMs: 60_000 })
+  } finally {
+    await standby('--delete')
+  }
+  await healthy(60_000)
+}
+
+/**
+ * Gives a standby's WAL a disk of its own, in memory: none of the machine's is filled. `fill` leaves no byte free on it,
+ * `enlarge` undoes that, `remove` puts the WAL back, when the machine is a standby again.
+ */
+export async function walDisk(machine: string) {
+  const resize = (size: string) => inside(machine, `mount -o remount,size=${size} /run/wal`)
+  await whileStopped(
+    machine,
+    'mkdir /run/wal && mount -t tmpfs -o size=4g wal /run/wal && cp -a pg_wal/. /run/wal && mount --bind /run/wal pg_wal',
+  )
+  return {
+    fill: () => resize('$(df --output=used -k /run/wal | tail -n 1)k'),
+    enlarge: () => resize('4g'),
+    remove: () =>
+      whileStopped(
+        machine,
+        'umount pg_wal && rm -rf pg_wal/* && cp -a /run/wal/. pg_wal && umount /run/wal && rmdir /run/wal',
+      ),
+  }
 }

@@ -21,13 +21,15 @@ import type { Given } from './world.ts'
 const called = (epoch: number) => ({ 'call@pg02': `${epoch}` })
 /** The former primary is still at work. */
 const streams: Given = { broken: { let_go: '' } }
+/** The one that is demoted is the primary. */
+const PG03_IS_PRIMARY = { 'status@pg03': 'PRI' }
 const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
 
 export const notifications: Row[] = [
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'it is to be the next primary: it calls while the old one is at work',
-    given: { ...standby, ...streams, history: [10] },
+    given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'let_go'],
     order: ['sync called.new', 'call@pg01=17 private'],
@@ -38,26 +40,27 @@ export const notifications: Row[] = [
         : `history files ${world.timelines}`,
   },
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'it calls: PostgreSQL looks for history files all the time, and dies of one that it cannot read',
-    given: { ...standby, ...streams, history: [10] },
+    given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'let_go'],
     check: (world) => world.log.find((line) => /^chown .*\/[0-9A-F]{8}\.history/.test(line)),
   },
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'it calls: pg_rewind writes into the files that it finds, so each placeholder is one of its own',
-    given: { ...standby, ...streams, history: [10] },
+    given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'let_go'],
     check: (world) =>
       statSync(world.path('data/pg_wal/0000000B.history')).nlink === 1 ? undefined : 'it has several names',
   },
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'it calls: an earlier one was killed while it made placeholders, and others went on',
     given: {
+      attributes: PG03_IS_PRIMARY,
       ...standby,
       ...streams,
       history: [10],
@@ -68,27 +71,27 @@ export const notifications: Row[] = [
     check: (world) => (world.has('data/pgcm.placeholders') ? 'the rest is still there' : undefined),
   },
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'the former primary has let it go: it votes as soon as it has called',
-    given: { ...standby, history: [10] },
+    given: { attributes: PG03_IS_PRIMARY, ...standby, history: [10] },
     code: OK,
     changes: ['call@pg01=17 private', 'let_go', ...voted('17:10:1000')],
     order: ['call@pg01=17 private', 'let_go', 'position', 'vote@pg01=17:10:1000 private'],
     files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
   },
   {
-    does: 'notify pre-demote pg02',
+    does: 'notify pre-demote pg02 pg03',
     when: 'the former primary has let it go: it votes, and attaches to the candidate',
-    given: { ...standby, attributes: called(18) },
+    given: { ...standby, attributes: { ...called(18), ...PG03_IS_PRIMARY } },
     code: OK,
     changes: ['let_go', ...voted('18:10:1000'), 'HUP'],
     order: ['let_go', 'position', 'vote@pg01=18:10:1000 private'],
     files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
   },
   {
-    does: 'notify pre-demote pg02',
+    does: 'notify pre-demote pg02 pg03',
     when: 'it still streams from the former primary: no vote yet',
-    given: { ...standby, ...streams, attributes: called(18) },
+    given: { ...standby, ...streams, attributes: { ...called(18), ...PG03_IS_PRIMARY } },
     code: OK,
     changes: ['let_go'],
     files: { 'tmp/promise': '10' },
@@ -111,7 +114,7 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-demote pg02 pg01',
     when: 'it is the primary that is to be demoted',
-    given: { ...primary, promise: 17, attributes: called(18) },
+    given: { ...primary, promise: 17, attributes: { ...called(18), 'status@pg01': 'PRI' } },
     code: OK,
     changes: [],
     files: { 'tmp/promise': '17' },
@@ -129,18 +132,17 @@ export const notifications: Row[] = [
     changes: [],
   },
   {
-    does: 'notify pre-demote pg02',
+    does: 'notify pre-demote pg02 pg03',
     when: 'another one is to be primary',
     given: standby,
     code: OK,
-    changes: ['let_go'],
   },
   { does: 'notify pre-demote', when: 'nobody is to be primary', given: standby, code: OK },
   { does: 'notify pre-demote pg01', when: 'it is stopped', given: died, code: OK },
   {
-    does: 'notify pre-demote pg01',
+    does: 'notify pre-demote pg01 pg03',
     when: 'the disk is full',
-    given: { ...standby, broken: { disk: '' } },
+    given: { attributes: PG03_IS_PRIMARY, ...standby, broken: { disk: '' } },
     code: OK,
     files: { 'run/pgcm-Postgresql/call': false },
   },
@@ -398,9 +400,15 @@ export const epochs: Row[] = (
     ['pg03', 43, { history: [10], attributes: { 'vote@pg01': '36:10:1000', 'vote@pg02': '13:0:0' } }],
   ] as [string, number, Given][]
 ).map(([node, epoch, given]) => ({
-  does: `notify pre-demote ${node}`,
+  does: `notify pre-demote ${node} pg09`,
   when: `it knows ${JSON.stringify(given)}: epoch ${epoch}`,
-  given: { ...running, ...streams, ...given, node },
+  given: {
+    ...running,
+    ...streams,
+    ...given,
+    node,
+    attributes: { ...given.attributes, 'status@pg09': 'PRI' },
+  },
   code: OK,
   changes: [`call@${node}=${epoch} private`, 'let_go'],
 }))

@@ -228,7 +228,12 @@ const runsWell = async (machine: string) => {
 export async function cure(timeoutMs = 180_000): Promise<string> {
   if ((await complaints().catch(() => ['?'])).length === 0) return (await primary()) as string
   await playground('heal')
-  for (const machine of machines().filter((machine) => !isOn(machine))) await playground('start', [machine])
+  // A fencing that was on its way may turn one off once more while it boots.
+  for (const machine of machines())
+    await until(`${machine} is on`, { timeoutMs: 60_000, everyMs: 500 }, async () => {
+      if (!isOn(machine)) await playground('start', [machine]).catch(() => {})
+      return isOn(machine)
+    })
   for (const machine of nodes) await signalPostgres(machine, 'CONT')
   for (const machine of bouncers) await bouncer(machine, 'RESUME').catch(() => {}) // it is not paused
   const deadline = Date.now() + timeoutMs

@@ -166,7 +166,10 @@ export async function serve({ bind, tls, allowed, handlers, limits, keepAlive = 
       listener.close()
       health.end()
       return new Promise((resolve) => {
-        const timer = setTimeout(() => server.forceShutdown(), graceMs)
+        const timer = setTimeout(() => {
+          server.forceShutdown()
+          resolve() // no callback may come any more, of a connection that was just closing
+        }, graceMs)
         server.tryShutdown(() => {
           clearTimeout(timer)
           resolve()

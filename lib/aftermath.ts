@@ -2,7 +2,7 @@
 import type { Api } from './api.ts'
 import { Failed, messageOf } from './errors.ts'
 import type { Step } from './pipeline.ts'
-import { arrive, persist, settle } from './reach.ts'
+import { release, settle } from './reach.ts'
 import type { Receipt } from './receipt.ts'
 import type { Base, Times } from './run.ts'
 import { lock } from './steps.ts'
@@ -48,10 +48,10 @@ export function foundLines({ lock, constraint, held }: Aftermath, survey: Survey
 /** Takes its lock, removes its constraint, and lets its clients go: in this order, or they would meet one more move. */
 export const undoing = (times: Times, { held }: Aftermath): Step<Base>[] => [
   lock(times),
-  ...(held.length > 0 ? [letGo(times, held)] : []),
+  ...(held.length > 0 ? [letGo(held)] : []),
 ]
 
-const letGo = (times: Times, held: Aftermath['held']): Step<Base> => ({
+const letGo = (held: Aftermath['held']): Step<Base> => ({
   name: 'let go',
   describe: () => held.map(({ api, owner }) => `rpc resume {owner: ${owner}} -> ${api.name}`),
   async run(run, signal, tell) {
@@ -64,10 +64,7 @@ const letGo = (times: Times, held: Aftermath['held']): Step<Base> => ({
         'The PgBouncers resume by themselves at the end of their pauses.',
       )
     const results = await Promise.allSettled(
-      held.map(async ({ api, owner }) => {
-        await arrive(run, api, address, signal)
-        await persist(times.resumeTimeout, signal, (deadlineMs) => api.resume({ owner, deadlineMs, signal }))
-      }),
+      held.map(({ api, owner }) => release(run, api, owner, address, signal)),
     )
     const errors = results.flatMap((each) => (each.status === 'rejected' ? [messageOf(each.reason)] : []))
     if (errors.length > 0) throw new Failed(errors.join('; '))

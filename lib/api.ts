@@ -121,9 +121,18 @@ export function connect(address: string, tls: Tls | null, { timeMs, timeoutMs } 
       return { createdAt: at(reply.created_at), expiresAt: at(reply.expires_at) }
     },
 
-    /** `stallMs` is how long its longest waiting client had waited. */
-    async resume({ owner = '', ...options }: Call & { owner?: string }) {
-      const reply = await call<{ created_at: Timestamp; stall_ms: number }>('resume', { owner }, options)
+    /**
+     * Lets the clients go; where an address is given, once PgBouncer points there, which it has to within `timeoutMs`. `stallMs` is how
+     * long its longest waiting client had waited.
+     */
+    async resume({
+      owner = '',
+      address: wanted = '',
+      timeoutMs = 0,
+      ...options
+    }: Call & { owner?: string; address?: string | undefined; timeoutMs?: number }) {
+      const request = { owner, address: wanted, timeout_ms: timeoutMs }
+      const reply = await call<{ created_at: Timestamp; stall_ms: number }>('resume', request, options)
       return { createdAt: at(reply.created_at), stallMs: reply.stall_ms }
     },
 
@@ -146,6 +155,23 @@ export function connect(address: string, tls: Tls | null, { timeMs, timeoutMs } 
       return { createdAt: at((await call<{ created_at: Timestamp }>('unmigrate', {}, options)).created_at) }
     },
 
+    /**
+     * On the primary: asks Pacemaker to move the promoted role, and returns once the demotion is next. There it waits, for proceed() or
+     * unmigrate(), or until the move is called off after `expiryMs`.
+     */
+    async prepare({
+      target,
+      lifetimeMs,
+      expiryMs,
+      ...options
+    }: Call & { target: string; lifetimeMs: number; expiryMs: number }) {
+      const request = { target, lifetime_ms: lifetimeMs, expiry_ms: expiryMs }
+      return { elapsedMs: (await call<{ elapsed_ms: number }>('prepare', request, options)).elapsed_ms }
+    },
+
+    /** Lets the demotion go on; fails where none waits. */
+    proceed: (options: Call): Promise<unknown> => call('proceed', {}, options),
+
     async checkpoint(options: Call) {
       return { elapsedMs: (await call<{ elapsed_ms: number }>('checkpoint', {}, options)).elapsed_ms }
     },
@@ -155,10 +181,10 @@ export function connect(address: string, tls: Tls | null, { timeMs, timeoutMs } 
       return JSON.parse((await call<{ json: string }>('status', {}, options)).json)
     },
 
-    /** Waits until that host's PgBouncer points at `address`, and, where PostgreSQL of that host is meant, takes writes. */
-    async routed({ address: wanted, timeoutMs, ...options }: Call & { address: string; timeoutMs: number }) {
-      const request = { address: wanted, timeout_ms: timeoutMs }
-      return { elapsedMs: (await call<{ elapsed_ms: number }>('routed', request, options)).elapsed_ms }
+    /** Waits until PostgreSQL of that node takes writes. */
+    async writable({ timeoutMs, ...options }: Call & { timeoutMs: number }) {
+      const request = { timeout_ms: timeoutMs }
+      return { elapsedMs: (await call<{ elapsed_ms: number }>('writable', request, options)).elapsed_ms }
     },
 
     /** The transactions of clients, on the primary, that are older than this; the oldest first. */

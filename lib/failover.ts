@@ -22,16 +22,18 @@ import { connectWorld, type Surroundings } from './world.ts'
 /**
  * The procedure. Undone, last first, whatever happens: unmigrate, resume, unlock. Where all goes well `resume` has
  * been done by then, so clients do not wait until the constraint is removed. Where it does not, the constraint goes
- * first, so that nobody is let go onto a primary that is about to be moved.
+ * first, so that nobody is let go onto a primary that is about to be moved. Only before `migrate` clients are let go
+ * sooner: the demotion waits.
  */
 export const procedure = (times: Times, asked: { drain: Drain; rejoin: boolean }): Step<Run>[] => [
   steps.lock(times),
   steps.look,
   steps.checkpoint,
   ...(asked.drain.how === 'none' ? [] : [drain(asked.drain, times)]),
+  steps.prepare(times),
   steps.pause(times),
   steps.migrate(times),
-  steps.routed,
+  steps.promoted,
   steps.resume,
   ...(asked.rejoin ? [steps.unmigrate, steps.rejoin(times)] : []),
 ]
@@ -183,11 +185,19 @@ function targetOf(survey: Survey, wanted: string): Member | undefined {
   }
 }
 
+/** The demotion waits a little longer than the pauses may take. */
+const LONGEST_PAUSE_MS = 12_000
+
 function timesOf(config: Config): Times {
   const { lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause } = config
   const { drainTimeout, rejoinTimeout } = config
   if (pauseExpiry <= pauseTimeout)
     throw new Refused('pause-expiry must be longer than pause-timeout', 'The move has what is left of it.')
+  if (pauseTimeout > LONGEST_PAUSE_MS)
+    throw new Refused(
+      `pause-timeout is longer than ${LONGEST_PAUSE_MS / 1000}s`,
+      'Pacemaker, which stands by meanwhile, does not wait longer; --drain=wait waits for long transactions.',
+    )
   return {
     ...{ lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause },
     ...{ drainTimeout, rejoinTimeout },

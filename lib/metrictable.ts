@@ -123,7 +123,7 @@ export const table = {
     type: 'counter',
     on: both,
     labels: ['rpc', 'code'],
-    help: 'Calls of the API by gRPC code: pause, resume, migrate, unmigrate, checkpoint, routed are the phases of a failover',
+    help: 'Calls of the API by gRPC code: checkpoint, prepare, pause, proceed, writable, resume, unmigrate are the phases of a failover',
   },
   pgcm_api_call_duration_seconds: {
     type: 'histogram',

@@ -6,6 +6,7 @@ import { Fault, type Handler } from './apiserver.ts'
 import { version } from './cli.ts'
 import { type ClusterView, type Names, primaryOf, syncStandbyOf } from './cluster.ts'
 import type { Config } from './config.ts'
+import { type Demotion, LONGEST_MS } from './demotion.ts'
 import { messageOf } from './errors.ts'
 import type { Etcd } from './etcd.ts'
 import { readFencing } from './fencing.ts'
@@ -14,15 +15,7 @@ import type { NodeStatus } from './nodestatus.ts'
 import { migrate, readCluster, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
-import {
-  component,
-  etcdComponent,
-  health,
-  isOurs,
-  milliseconds,
-  poolerHandlers,
-  poolerStatus,
-} from './poolerapi.ts'
+import { component, etcdComponent, health, milliseconds, poolerHandlers, poolerStatus } from './poolerapi.ts'
 import * as postgres from './postgres.ts'
 import { type Rpc, timestamp } from './proto.ts'
 import { askRejoin } from './rejoinsocket.ts'
@@ -36,6 +29,7 @@ export function nodeHandlers(
   console: pgbouncer.Console,
   etcd: Etcd,
   pauses: Keeper,
+  demotion: Demotion,
   lastView: () => ClusterView | null,
 ) {
   const server = postgres.serverOf(config)
@@ -51,6 +45,25 @@ export function nodeHandlers(
     })
   }
   const pooler = poolerHandlers(console, pauses, config, explain)
+
+  /** Makes the constraint, where the target can be promoted. */
+  async function move(request: Record<string, unknown>, signal: AbortSignal): Promise<string> {
+    const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
+    const view = lastView() ?? (await readCluster(names, bounds(signal)))
+    const wanted = String(request.target ?? '')
+    const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
+    if (!target) {
+      throw new Fault(grpc.status.NOT_FOUND, wanted ? `no node ${wanted}` : 'there is no synchronous standby')
+    }
+    if (!target.online || target.role !== 'Unpromoted') {
+      throw new Fault(
+        grpc.status.FAILED_PRECONDITION,
+        `${target.name} is no standby that runs: ${target.role}`,
+      )
+    }
+    await migrate(names.clone, target.name, lifetimeMs, bounds(signal))
+    return target.name
+  }
 
   async function onPrimary(): Promise<void> {
     if (!(await postgres.isPrimary(server)))
@@ -80,30 +93,37 @@ export function nodeHandlers(
     },
 
     async migrate(request, signal) {
-      const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
-      const view = lastView() ?? (await readCluster(names, bounds(signal)))
-      const wanted = String(request.target ?? '')
-      const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
-      if (!target) {
-        throw new Fault(
-          grpc.status.NOT_FOUND,
-          wanted ? `no node ${wanted}` : 'there is no synchronous standby',
-        )
-      }
-      if (!target.online || target.role !== 'Unpromoted') {
-        throw new Fault(
-          grpc.status.FAILED_PRECONDITION,
-          `${target.name} is no standby that runs: ${target.role}`,
-        )
-      }
-      const address = await addressOf(target.name)
-      await migrate(names.clone, target.name, lifetimeMs, bounds(signal))
-      return { migrating_to: target.name, address, created_at: timestamp(new Date()) }
+      const target = await move(request, signal)
+      return { migrating_to: target, address: await addressOf(target), created_at: timestamp(new Date()) }
     },
 
     async unmigrate(_, signal) {
       await unmigrate(names, { timeoutMs: 5000, signal })
+      await demotion.letGo() // Pacemaker has no more use for it
       return { created_at: timestamp(new Date()) }
+    },
+
+    async prepare(request, signal) {
+      const start = now()
+      const expiryMs = milliseconds(request, 'expiry')
+      if (expiryMs === 0 || expiryMs > LONGEST_MS)
+        throw new Fault(grpc.status.INVALID_ARGUMENT, `expiry is not within 1 and ${LONGEST_MS} ms`)
+      await onPrimary()
+      await demotion.hold(expiryMs)
+      try {
+        await move(request, signal)
+        await demotion.reached(signal)
+      } catch (error) {
+        await demotion.giveUp(messageOf(error))
+        throw error
+      }
+      return { elapsed_ms: since(start) }
+    },
+
+    async proceed() {
+      if (!(await demotion.letGo()))
+        throw new Fault(grpc.status.FAILED_PRECONDITION, 'no demotion waits here: the move was called off')
+      return {}
     },
 
     async checkpoint() {
@@ -115,19 +135,12 @@ export function nodeHandlers(
       return { json: JSON.stringify(await nodeStatus(config, names, console, pauses)) }
     },
 
-    async routed(request, signal) {
+    async writable(request, signal) {
       const start = now()
-      const over = new AbortController()
-      const bounded = {
-        timeoutMs: milliseconds(request, 'timeout'),
-        signal: AbortSignal.any([signal, over.signal]),
-      }
-      // At the same time: the connection is there already when the promotion comes.
-      const writes = isOurs(String(request.address)) ? postgres.takesWrites(server, bounded) : undefined
-      const written = writes?.catch((error) => {
+      const timeoutMs = milliseconds(request, 'timeout')
+      await postgres.takesWrites(server, { timeoutMs, signal }).catch((error) => {
         throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
       })
-      await Promise.all([pooler.routed(request, bounded.signal), written]).finally(() => over.abort())
       return { elapsed_ms: since(start) }
     },
 

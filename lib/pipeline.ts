@@ -24,6 +24,8 @@ export interface Step<C> {
   undo?: Undo<C>
   /** Instead of run(): the undo armed by that step happens now, and not again at the end unless it failed. */
   settles?: string
+  /** The undo armed by that step becomes this one's: from here on it is due before those that were armed in between. */
+  inherits?: string
   /** Touches nothing: is run in a dry run too. */
   readOnly?: boolean
   /**
@@ -126,6 +128,9 @@ export async function pipeline<C>(steps: Step<C>[], ctx: C, options: Options = {
       if (!step.committed || !underWay) signal.throwIfAborted()
       underWay ||= step.committed === true
       if (step.undo) armed.push({ step: step.name, undo: step.undo })
+      const inherited = armed.findIndex((entry) => entry.step === step.inherits)
+      if (inherited >= 0)
+        armed.push({ ...(armed.splice(inherited, 1)[0] as (typeof armed)[0]), step: step.name })
       await timed(step.name, ['start', 'done', 'failed'], async (tell) => {
         const work = Promise.resolve(step.run?.(ctx, signal, tell))
         await (step.committed ? work : heeding(signal, graceMs, work))

@@ -1,4 +1,3 @@
-import { networkInterfaces } from 'node:os'
 import grpc from '@grpc/grpc-js'
 import type { Blocker, Component } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
@@ -10,7 +9,7 @@ import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { timestamp } from './proto.ts'
 import { keysOf } from './publish.ts'
-import { now, since, within } from './wait.ts'
+import { within } from './wait.ts'
 
 const HOUR = 3_600_000
 const invalid = (text: string) => new Fault(grpc.status.INVALID_ARGUMENT, text)
@@ -21,10 +20,6 @@ export function milliseconds(request: Record<string, unknown>, name: string): nu
   if (!Number.isSafeInteger(ms) || ms < 0 || ms > HOUR) throw invalid(`${name} is not within 0 and one hour`)
   return ms
 }
-
-/** An IP address that is one of this machine's. */
-export const isOurs = (address: string): boolean =>
-  Object.values(networkInterfaces()).some((list) => list?.some((each) => each.address === address))
 
 /**
  * The PgBouncer half of the API, which every kind of node serves. `explain` may say more of those who block a pause than
@@ -38,7 +33,7 @@ export function poolerHandlers(
     pgbouncerConfigFile: file,
   }: Pick<Config, 'pgbouncerDatabases' | 'pgbouncerConfigFile'>,
   explain: (blockers: Blocker[]) => Promise<Blocker[]> = async (blockers) => blockers,
-): Record<'pause' | 'resume' | 'routed', Handler> {
+): Record<'pause' | 'resume', Handler> {
   return {
     async pause(request, signal) {
       const timeoutMs = milliseconds(request, 'timeout')
@@ -58,20 +53,16 @@ export function poolerHandlers(
       }
     },
 
-    async resume(request) {
+    async resume(request, signal) {
+      const address = String(request.address ?? '')
+      if (address) {
+        const timeoutMs = milliseconds(request, 'timeout')
+        await pgbouncer.pointsAt(console, databases, address, { timeoutMs, signal, file }).catch((error) => {
+          throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
+        })
+      }
       const stallMs = await keeper.resume(String(request.owner ?? ''))
       return { created_at: timestamp(new Date()), stall_ms: stallMs }
-    },
-
-    async routed(request, signal) {
-      const start = now()
-      const address = String(request.address ?? '')
-      const timeoutMs = milliseconds(request, 'timeout')
-      if (!address) throw invalid('address is empty')
-      await pgbouncer.pointsAt(console, databases, address, { timeoutMs, signal, file }).catch((error) => {
-        throw new Fault(grpc.status.DEADLINE_EXCEEDED, messageOf(error))
-      })
-      return { elapsed_ms: since(start) }
     },
   }
 }

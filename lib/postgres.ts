@@ -76,6 +76,11 @@ export async function checkpoint(server: Server, timeoutMs: number): Promise<num
   return since(start)
 }
 
+/** Waits there for a promotion, for a second at most: PostgreSQL would not see that we have gone. */
+const promotion = `DO $$ BEGIN FOR i IN 1..250 LOOP
+  EXIT WHEN NOT pg_is_in_recovery(); PERFORM pg_sleep(0.004);
+  END LOOP; END $$`
+
 /**
  * Waits until PostgreSQL here takes a write and its synchronous standby has confirmed it. The time-out is on our side only:
  * a statement_timeout would end the wait for the standby and call the commit done.
@@ -90,7 +95,8 @@ export async function takesWrites(
     try {
       // One connection for all the asking, which outlives a promotion: new ones would cost PostgreSQL a process each.
       await session({ ...server, timeoutMs: Math.min(server.timeoutMs, left()) }, async (query) => {
-        await until('PostgreSQL is primary', { timeoutMs: left(), everyMs: 20, signal }, async () => {
+        await until('PostgreSQL is primary', { timeoutMs: left(), everyMs: 1, signal }, async () => {
+          await query(promotion, left())
           const [row] = await query<{ primary: boolean }>(primary)
           return row?.primary
         })

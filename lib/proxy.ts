@@ -42,17 +42,19 @@ async function point(
   const file = config.pgbouncerConfigFile
   const old = await readFile(file, 'utf8').catch(() => null)
   if (text === old && sure) return false
-  if (text !== old) await writeAtomically(file, text, 0o640)
-  const wrote = since(start)
-  await pgbouncer.session(console, async (query) => {
-    // RELOAD says OK to anything; what counts is where the databases point then.
-    const found = new Map((await pgbouncer.reload(query)).map(({ name, host }) => [name, host]))
-    for (const name of config.pgbouncerDatabases) {
-      if (found.get(name) !== address)
-        throw new Failed(`after RELOAD ${name} points at ${found.get(name) ?? 'nothing'}`)
-    }
-  })
-  log.info('pgbouncer.pointed', { address, changed: text !== old, wrote, elapsed: since(start) })
+  const load = () =>
+    pgbouncer.session(console, async (query) => {
+      // RELOAD says OK to anything; what counts is where the databases point then.
+      const found = new Map((await pgbouncer.reload(query)).map(({ name, host }) => [name, host]))
+      for (const name of config.pgbouncerDatabases) {
+        if (found.get(name) !== address)
+          throw new Failed(`after RELOAD ${name} points at ${found.get(name) ?? 'nothing'}`)
+      }
+      log.info('pgbouncer.pointed', { address, changed: text !== old, elapsed: since(start) })
+    })
+  // Clients may be waiting: the disk is for afterwards. After a power cut this daemon writes the file again.
+  if (text !== old) await writeAtomically(file, text, 0o640, load)
+  else await load()
   const dropped = await pgbouncer.session(console, pgbouncer.dropStragglers).catch((error) => {
     log.warn('pgbouncer.drop', { error })
     return 0

@@ -21,19 +21,23 @@ export function quietly<T>(promise: Promise<T>): Promise<T> {
   return promise
 }
 
-export const ask = (api: Api, address: string, timeoutMs: number, signal: AbortSignal) =>
-  api.routed({
-    address,
-    timeoutMs: Math.round(timeoutMs),
-    deadlineMs: Math.round(timeoutMs) + 100,
-    signal,
-  })
+/** Answers once PostgreSQL of that node takes writes. */
+export const takesWrites = (node: Api, timeoutMs: number, signal: AbortSignal) =>
+  node.writable({ timeoutMs: Math.round(timeoutMs), deadlineMs: Math.round(timeoutMs) + 100, signal })
 
-/** Until that PgBouncer points at the address, as long as its pause lasts. */
-export async function arrive(run: Base, api: Api, address: string, signal: AbortSignal): Promise<void> {
-  const asked = address === run.address && run.routes?.of.get(api)
-  if (asked && (await asked.then(() => true).catch(() => false))) return
-  await persist(Math.max(200, holdUntil(run) - now()), signal, (left) => ask(api, address, left, signal))
+/** Ends the pause of one PgBouncer: once it points at `address`, for which there is time as long as the pause lasts. */
+export async function release(
+  run: Base,
+  api: Api,
+  owner: string,
+  address: string | undefined,
+  signal: AbortSignal,
+): Promise<{ stallMs: number }> {
+  const { resumeTimeout } = run.times
+  const timeoutMs = address === undefined ? resumeTimeout : Math.max(resumeTimeout, holdUntil(run) - now())
+  return persist(timeoutMs, signal, (left) =>
+    api.resume({ owner, address, timeoutMs: left, deadlineMs: left + 100, signal }),
+  )
 }
 
 /**
@@ -63,7 +67,7 @@ async function writable(run: Base, signal: AbortSignal) {
     run.world.watchPrimary(({ epoch, primary }) => {
       if (epoch !== published.epoch || primary !== published.primary) over.abort()
     }, over.signal)
-    await ask(node, published.address, 1500, AbortSignal.any([signal, over.signal]))
+    await takesWrites(node, 1500, AbortSignal.any([signal, over.signal]))
     return published
   } catch {
     return undefined // it is asked again
@@ -97,16 +101,15 @@ export async function onAnyNode(
 }
 
 /** Tries again, each 200 ms, for so long. */
-export async function persist(
+export async function persist<T>(
   timeoutMs: number,
   signal: AbortSignal,
-  work: (leftMs: number) => Promise<unknown>,
-): Promise<void> {
+  work: (leftMs: number) => Promise<T>,
+): Promise<T> {
   const end = now() + timeoutMs
   for (;;) {
     try {
-      await work(Math.max(1, Math.round(end - now())))
-      return
+      return await work(Math.max(1, Math.round(end - now())))
     } catch (error) {
       if (signal.aborted || now() + 200 > end) throw error
       await sleep(200, signal)

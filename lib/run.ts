@@ -46,8 +46,8 @@ export interface Base {
 
   held?: Lock
   pausedAt?: number
-  /** Each PgBouncer's way to the new primary. */
-  routes?: { of: Map<Api, Promise<unknown>>; stop(): void }
+  /** Whether the target takes writes yet. */
+  writable?: { answer: Promise<unknown>; stop(): void }
 }
 
 /** One failover: what it is to do, and what it has done so far. */
@@ -62,6 +62,9 @@ export interface Run extends Base {
   lookAgain(): Promise<void>
 
   resumedAt?: number
+  /** Fails once somebody else than the target is primary. */
+  elsewhere?: { seen: Promise<never>; stop(): void }
+  /** The demotion was let go on. */
   moving?: boolean
   arrived?: boolean
   /** How long the client that waited longest had waited when its PgBouncer resumed, in ms. */

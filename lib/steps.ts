@@ -1,13 +1,18 @@
 /** The steps of a planned failover, each with the undo that ends it; `failover.ts` puts them in order. */
 
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { Api } from './api.ts'
 import { Blocked, blockersOf } from './blockers.ts'
 import { Failed, messageOf } from './errors.ts'
+import { MARGIN_MS } from './etcdlock.ts'
 import type { Step, Undo } from './pipeline.ts'
-import { arrive, ask, moveUntil, onAnyNode, persist, quietly, settle, unmigrateAnywhere } from './reach.ts'
+import { moveUntil, quietly, release, settle, takesWrites, unmigrateAnywhere } from './reach.ts'
 import type { Base, Run, Times } from './run.ts'
 import { now, sleep } from './wait.ts'
 
+/** How much longer than the pauses may take the demotion waits for them. */
+const HOLD_MARGIN_MS = 2000
 const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
 /** How long the move constraint lives if nobody removes it. */
 const lifetime = ({ pauseExpiry, pacemakerTimeout }: Times) => pauseExpiry + pacemakerTimeout + 30_000
@@ -39,11 +44,22 @@ export const look: Step<Run> = {
   run: (run) => run.lookAgain(),
 }
 
+/** A full collection. V8 offers it to a context made while it is exposed. */
+function collectGarbage(): void {
+  setFlagsFromString('--expose-gc')
+  runInNewContext('gc')()
+  setFlagsFromString('--no-expose-gc')
+}
+
 /** So that the shutdown, which happens while clients wait, has little left to write. */
 export const checkpoint: Step<Run> = {
   name: 'checkpoint',
   describe: ({ from }) => [`rpc checkpoint -> ${from.name}`],
-  run: async ({ from }, signal) => void (await from.api.checkpoint({ deadlineMs: 600_000, signal })),
+  async run({ from }, signal) {
+    const done = from.api.checkpoint({ deadlineMs: 600_000, signal })
+    collectGarbage() // the next time would be while clients are held
+    await done
+  },
 }
 
 export const pause = (times: Times): Step<Run> => ({
@@ -90,17 +106,14 @@ function resuming(times: Times): Undo<Run> {
     // Longer than the pauses last: there is nothing to be gained by giving up before they end by themselves.
     timeoutMs: times.pauseExpiry + times.resumeTimeout,
     byHand: `Each PgBouncer resumes by itself, ${times.pauseExpiry / 1000} s after its pause; RESUME on its console does it at once.`,
-    describe: ({ poolers }) => [`rpc resume -> ${names(poolers)}`],
+    describe: ({ address, poolers }) => [`rpc resume {address: ${address}} -> ${names(poolers)}`],
     async run(run, signal, tell) {
       const address = !run.moving || run.arrived ? run.address : await settle(run, signal, tell)
+      // One by one: a PgBouncer that is slow to hear of the new primary keeps nobody else waiting.
       const results = await Promise.allSettled(
         run.poolers.map(async (api) => {
-          // One by one: a PgBouncer that is slow to hear of the new primary keeps nobody else waiting.
-          if (run.moving && address !== undefined) await arrive(run, api, address, signal)
-          await persist(times.resumeTimeout, signal, async (deadlineMs) => {
-            const { stallMs } = await api.resume({ owner: run.owner, deadlineMs, signal })
-            run.stallMs = Math.max(run.stallMs ?? 0, stallMs)
-          })
+          const { stallMs } = await release(run, api, run.owner, run.moving ? address : undefined, signal)
+          run.stallMs = Math.max(run.stallMs ?? 0, stallMs)
         }),
       )
       run.resumedAt = now()
@@ -113,6 +126,52 @@ function resuming(times: Times): Undo<Run> {
   }
 }
 
+/** How long the demotion waits for the pauses, which may use up their time-out. */
+const holdMs = ({ pauseTimeout }: Times) => pauseTimeout + HOLD_MARGIN_MS
+
+/** Fails once somebody else than the target is primary. Watched from early on: while clients are held every start costs. */
+function elsewhere({ world, epoch: before, target }: Run): { seen: Promise<never>; stop(): void } {
+  const over = new AbortController()
+  const seen = new Promise<never>((_, reject) => {
+    world.watchPrimary(({ epoch, primary }) => {
+      if (epoch > before && primary !== null && primary !== target.name)
+        reject(new Failed(`${primary} became primary, not ${target.name}`, 'crm_mon shows the reason.'))
+    }, over.signal)
+  })
+  return { seen: quietly(seen), stop: () => over.abort() }
+}
+
+/** Pacemaker comes as far as the demotion of the old primary, and waits: clients do not, so far. */
+export const prepare = (times: Times): Step<Run> => ({
+  name: 'prepare',
+  describe: ({ from, target }) => [
+    `rpc prepare {target: ${target.name}, lifetime_ms: ${lifetime(times)}, expiry_ms: ${holdMs(times)}} -> ${from.name}`,
+  ],
+  async run(run) {
+    const { held, from, target } = run
+    await held?.check()
+    run.elsewhere = elsewhere(run)
+    // Never cancelled: the node might do it all the same, after it was asked to undo it.
+    await from.api.prepare({
+      target: target.name,
+      lifetimeMs: lifetime(times),
+      expiryMs: holdMs(times),
+      deadlineMs: 8000,
+    })
+  },
+  undo: {
+    name: 'unmigrate',
+    timeoutMs: times.pacemakerTimeout,
+    byHand: `cibadmin --delete --xpath '//rsc_location[starts-with(@id,"pgcm-move-")]' on a node removes the constraint.`,
+    describe: ({ from }) => [`rpc unmigrate -> ${from.name}`],
+    // The demotion waits on that node; it ends there by itself where only another can be asked.
+    run(run, signal) {
+      run.elsewhere?.stop()
+      return unmigrateAnywhere(run.moving ? run : { ...run, nodes: [run.from.api, ...run.nodes] }, signal)
+    },
+  },
+})
+
 /**
  * From here on there is no way back that would be shorter: a demotion called off half-way costs a second promotion,
  * and clients would wait for both. So an abort lets it go on, for a while.
@@ -120,35 +179,18 @@ function resuming(times: Times): Undo<Run> {
 export const migrate = (times: Times): Step<Run> => ({
   name: 'migrate',
   committed: true,
-  describe: ({ target, nodes }) => [
-    `rpc migrate {target: ${target.name}, lifetime_ms: ${lifetime(times)}} -> ${nodes[0]?.name}`,
-  ],
+  inherits: 'prepare',
+  describe: ({ from }) => [`rpc proceed -> ${from.name}`],
   async run(run) {
-    await run.held?.check()
+    await run.held?.check(MARGIN_MS)
     run.moving = true
     const deadlineMs = Math.round(Math.min(times.pacemakerTimeout, moveUntil(run) - now()))
+    const proceeding = quietly(run.from.api.proceed({ deadlineMs: Math.min(deadlineMs, 4000) }))
+    // Asked before there is anything to hear: no time is lost then.
     const stop = new AbortController()
-    // The PgBouncers are asked to say when they have heard before there is anything to hear: no time is lost then.
-    const routes = run.poolers.map((api): [Api, Promise<unknown>] => [
-      api,
-      quietly(ask(api, run.address, deadlineMs, stop.signal)),
-    ])
-    run.routes = { of: new Map(routes), stop: () => stop.abort() }
-    // Never cancelled: the node might do it all the same, after it was asked to undo it.
-    await onAnyNode(run.nodes, (node) =>
-      node.migrate({
-        target: run.target.name,
-        lifetimeMs: lifetime(times),
-        deadlineMs: Math.min(deadlineMs, 4000), // then another node is asked
-      }),
-    )
-  },
-  undo: {
-    name: 'unmigrate',
-    timeoutMs: times.pacemakerTimeout,
-    byHand: `cibadmin --delete --xpath '//rsc_location[starts-with(@id,"pgcm-move-")]' on a node removes the constraint.`,
-    describe: ({ nodes }) => [`rpc unmigrate -> ${nodes[0]?.name}`],
-    run: unmigrateAnywhere,
+    const answer = quietly(takesWrites(run.target.api, deadlineMs, stop.signal))
+    run.writable = { answer, stop: () => stop.abort() }
+    await proceeding
   },
 })
 
@@ -156,17 +198,15 @@ export const migrate = (times: Times): Step<Run> => ({
 const PATIENCE_MS = 3000
 
 /** Until the new primary takes writes. Where somebody else becomes primary there is nothing left to wait for. */
-export const routed: Step<Run> = {
-  name: 'routed',
+export const promoted: Step<Run> = {
+  name: 'promoted',
   committed: true,
-  describe: ({ address, poolers }) => [`rpc routed {address: ${address}} -> ${names(poolers)}`],
+  describe: ({ target }) => [`rpc writable -> ${target.name}`],
   async run(run, signal, tell) {
+    const { elsewhere, writable } = run
+    if (!elsewhere || !writable) throw new Error('nothing was moved')
     const over = new AbortController()
-    const elsewhere = new Promise<never>((_, reject) => {
-      run.world.watchPrimary(({ epoch, primary }) => {
-        if (epoch > run.epoch && primary !== null && primary !== run.target.name)
-          reject(new Failed(`${primary} became primary, not ${run.target.name}`, 'crm_mon shows the reason.'))
-      }, over.signal)
+    const impatient = new Promise<never>((_, reject) => {
       const onAbort = () => {
         tell(`the move is under way: it is given ${PATIENCE_MS / 1000} s to end`)
         sleep(PATIENCE_MS, over.signal).then(() => reject(signal.reason))
@@ -176,10 +216,10 @@ export const routed: Step<Run> = {
       over.signal.addEventListener('abort', () => signal.removeEventListener('abort', onAbort))
     })
     try {
-      await Promise.race([elsewhere, run.routes?.of.get(run.target.api)])
+      await Promise.race([elsewhere.seen, impatient, writable.answer])
       run.arrived = true
     } catch (error) {
-      run.routes?.stop()
+      writable.stop()
       throw error
     } finally {
       over.abort()
@@ -224,5 +264,5 @@ export const rejoin = (times: Times): Step<Run> => ({
 export const resume: Step<Run> = {
   name: 'resume',
   settles: 'pause',
-  describe: ({ poolers }) => [`rpc resume -> ${names(poolers)}`],
+  describe: ({ address, poolers }) => [`rpc resume {address: ${address}} -> ${names(poolers)}`],
 }

@@ -6,6 +6,7 @@ import { type ClusterView, type Names, primaryOf } from './cluster.ts'
 import { addressBook, alerts, courtesy, pokes, publication } from './clusterwatch.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
+import { demotion } from './demotion.ts'
 import { connect, type Value } from './etcd.ts'
 import { released, withPauses } from './held.ts'
 import { insist } from './insist.ts'
@@ -13,7 +14,7 @@ import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
-import { lookAt, readCib, type Snapshot } from './pacemaker.ts'
+import { lookAt, readCib, type Snapshot, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotedEpoch } from './promotion.ts'
@@ -23,12 +24,15 @@ import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
 
 const POKE_FILE = 'poke'
+const ownDirectory = () => process.env.RUNTIME_DIRECTORY ?? '/run/pgcm-supervise'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
 /** So many times longer is the wait for the next look where no look is urgent. */
 const EASY_FACTOR = 3
+/** How long a look that is due is put off where clients are held at that moment. */
+const HELD_MS = 1000
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
@@ -57,7 +61,7 @@ async function follow(
     wake.abort()
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
-  await pokes(join(process.env.RUNTIME_DIRECTORY ?? '/run/pgcm-supervise', POKE_FILE), signal, poke)
+  await pokes(join(ownDirectory(), POKE_FILE), signal, poke)
   let last: Snapshot | undefined
   let looks = 0
   while (!signal.aborted) {
@@ -95,6 +99,7 @@ async function follow(
       await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
       if (afterlook === undefined && easy())
         await sleep((EASY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
+      if (busy()) await sleep(HELD_MS, wake.signal)
     }
   }
 }
@@ -195,7 +200,9 @@ async function supervise(
   })
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
-  const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, () => view))
+  const move = demotion(names, ownDirectory(), () => unmigrate(names, { timeoutMs: 5000 }))
+  await move.giveUp('pgcm-supervise was restarted')
+  const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, move, () => view))
   const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers })
   const api = await insist('api.bind', open, signal)
 
@@ -243,6 +250,7 @@ async function supervise(
   )
 
   await Promise.all([watching, repairing])
+  await move.giveUp('pgcm-supervise was stopped')
   await released(pauses)
   await (await api.opened)?.close()
   etcd.close()

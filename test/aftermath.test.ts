@@ -20,7 +20,7 @@ function killed(it: It, { lock = true } = {}): It {
   return it
 }
 const touched = ({ state }: It) =>
-  state.calls.filter((call) => !/status$|published|routed|lock check/.test(call))
+  state.calls.filter((call) => !/status$|published|writable|lock check/.test(call))
 
 for (const lock of [true, false])
   test(`what a killed run has left is said and undone before anything else${lock ? '' : ', also where its lease has run out'}`, async () => {
@@ -109,7 +109,7 @@ test('no primary takes writes: nobody is let go', async () => {
   const it = killed(scene())
   const dead = async () => Promise.reject(new Failed('down'))
   Object.assign(it.state, { primary: null })
-  for (const api of it.apis.values()) api.routed = dead as never
+  for (const api of it.apis.values()) api.writable = dead as never
   const error = await it.run()
   assert.is(error?.message, 'no primary takes writes')
   assert.match(error?.hint ?? '', 'by themselves')

@@ -12,12 +12,13 @@ test('the primary moves to the synchronous standby; clients wait for nothing but
   clean(it)
   assert.is(it.state.primary, 'pg02')
   assert.match(it.text(), 'pg02 (10.0.0.12) is primary instead of pg01; timeline 10')
-  const order = it.state.calls.filter((call) => !/status|routed|check$/.test(call))
+  const order = it.state.calls.filter((call) => !/status|writable|check$/.test(call))
   assert.equal(order, [
     'lock',
     'pg01 checkpoint',
+    'pg01 prepare',
     ...['pg01 pause', 'pg02 pause', 'pg03 pause', 'app01 pause'],
-    'pg02 migrate',
+    'pg01 proceed',
     ...['pg01 resume', 'pg02 resume', 'pg03 resume', 'app01 resume'].sort(
       (a, b) => order.indexOf(a) - order.indexOf(b),
     ),
@@ -67,7 +68,7 @@ test('--json: events, then a receipt, all JSON', async () => {
   assert.is(receipt.event, 'receipt')
   assert.equal([receipt.ok, receipt.from, receipt.to, receipt.timeline], [true, 'pg01', 'pg02', 10])
   assert.type(receipt.pauseMs, 'number')
-  assert.ok(lines.some(({ event, step }) => event === 'done' && step === 'routed'))
+  assert.ok(lines.some(({ event, step }) => event === 'done' && step === 'promoted'))
   assert.is(it.kept.length, 1)
 })
 
@@ -83,7 +84,8 @@ test('--dry-run says each call, and makes none', async () => {
   assert.ok(it.state.calls.every((call) => call.endsWith(' status')))
   for (const said of [
     'rpc pause {timeout_ms: 200, expiry_ms: 3000} -> pg01, pg02, pg03, app01',
-    'rpc migrate {target: pg02,',
+    'rpc prepare {target: pg02, lifetime_ms: 33900, expiry_ms: 2200} -> pg01',
+    'rpc proceed -> pg01',
     'whatever happens, unmigrate',
     'whatever happens, resume',
   ])
@@ -182,7 +184,7 @@ test('the move takes too long: clients are let go onto whoever is primary', asyn
   clean(it)
 })
 
-for (const at of ['pg02 migrate', 'pg02 routed']) {
+for (const at of ['pg01 proceed', 'pg02 writable']) {
   test(`Ctrl-C at ${at}: too late, the move goes on and ends well`, async () => {
     const it: ReturnType<typeof scene> = scene(['--yes'], (call) => {
       if (call === at) it.abort(new Failed('aborted by SIGINT'))

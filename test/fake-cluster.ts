@@ -25,6 +25,7 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
     epoch: 9,
     published: ADDRESS[first] as string | null,
     constraint: null as string | null,
+    demotionWaits: false,
     locked: false,
     paused: new Map<string, string>(),
     pointsAt: new Map(Object.keys(machines).map((name) => [name, ADDRESS[first] as string])),
@@ -57,7 +58,9 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
     state.epoch += 1
     await sleep(2)
     state.published = ADDRESS[target] as string
-    for (const name of state.pointsAt.keys()) state.pointsAt.set(name, state.published)
+    const address = state.published
+    for (const [at, name] of [...state.pointsAt.keys()].entries())
+      setTimeout(() => state.pointsAt.set(name, address), at * 3)
     changed()
   }
 
@@ -78,32 +81,44 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
         await call(`${name} pause`, signal)
         state.paused.set(name, owner ?? '')
       },
-      async resume({ owner, signal }: Parameters<Api['resume']>[0]) {
+      async resume({ owner, address, timeoutMs = 0, signal }: Parameters<Api['resume']>[0]) {
         await call(`${name} resume`, signal)
+        const end = Date.now() + timeoutMs
+        while (address && state.pointsAt.get(name) !== address) {
+          if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: resume: not in time`)
+          await sleep(2, signal)
+        }
         if (owner && state.paused.has(name) && state.paused.get(name) !== owner) return { stallMs: 0 }
         if (!state.primary || state.pointsAt.get(name) !== ADDRESS[state.primary])
           state.letGoWrongly.push(name)
         state.paused.delete(name)
         return { stallMs: name === app ? 31 : 12 }
       },
-      async migrate({ target, signal }: Parameters<Api['migrate']>[0]) {
-        await call(`${name} migrate`, signal)
-        state.constraint = target || second
+      async prepare({ target, signal }: Parameters<Api['prepare']>[0]) {
+        await call(`${name} prepare`, signal)
+        state.constraint = target
+        state.demotionWaits = true
+        return { elapsedMs: 1 }
+      },
+      async proceed({ signal }: Parameters<Api['proceed']>[0]) {
+        await call(`${name} proceed`, signal)
+        if (!state.demotionWaits) throw new Failed('no demotion waits here')
+        state.demotionWaits = false
         setTimeout(move, 5)
       },
       async unmigrate({ signal }: Parameters<Api['unmigrate']>[0]) {
         await call(`${name} unmigrate`, signal)
         state.constraint = null
+        state.demotionWaits = false
       },
-      async routed({ address, timeoutMs, signal }: Parameters<Api['routed']>[0]) {
-        await call(`${name} routed`, signal)
+      async writable({ timeoutMs, signal }: Parameters<Api['writable']>[0]) {
+        await call(`${name} writable`, signal)
         const end = Date.now() + timeoutMs
-        for (;;) {
-          const writes = nameAt(address) !== name || state.primary === name
-          if (state.pointsAt.get(name) === address && writes) return { elapsedMs: 1 }
-          if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: routed: not in time`)
+        while (state.primary !== name) {
+          if (signal?.aborted || Date.now() > end) throw new Failed(`${name}: writable: not in time`)
           await sleep(2, signal)
         }
+        return { elapsedMs: 1 }
       },
       async transactions({ olderThanMs, signal }: Parameters<Api['transactions']>[0]) {
         await call(`${name} transactions`, signal)

@@ -40,11 +40,12 @@ export async function fakeMachines(meddle: Meddle = () => {}) {
     ADDRESSES.map(async (name) => {
       const api = cluster.apis.get(name) as Api
       const deadlineMs = 10_000
+      let wanted = {}
       const pauses = keeper(
         {
           pause: ({ signal, timeoutMs }) =>
             api.pause({ signal, timeoutMs, expiryMs: 0, deadlineMs }) as never,
-          resume: async () => (await api.resume({ deadlineMs })).stallMs,
+          resume: async () => (await api.resume({ ...wanted, deadlineMs })).stallMs,
         },
         join(dir, `${name}.json`),
       )
@@ -58,11 +59,16 @@ export async function fakeMachines(meddle: Meddle = () => {}) {
           await pauses.pause({ timeoutMs, expiryMs, owner: String(request.owner), signal })
           return {}
         },
-        resume: async ({ owner }) => ({ stall_ms: await pauses.resume(String(owner)) }),
-        routed: async ({ address, timeout_ms: timeoutMs }, signal) =>
-          api.routed({ address: String(address), timeoutMs: Number(timeoutMs), deadlineMs, signal }) as never,
+        resume: async ({ owner, address, timeout_ms: timeoutMs }) => {
+          wanted = { address: String(address), timeoutMs: Number(timeoutMs) }
+          return { stall_ms: await pauses.resume(String(owner)) }
+        },
+        writable: async ({ timeout_ms: timeoutMs }, signal) =>
+          api.writable({ timeoutMs: Number(timeoutMs), deadlineMs, signal }) as never,
         // Like a program that was started, it goes on when its caller has gone.
-        migrate: async ({ target }) => (await api.migrate({ target: String(target), deadlineMs })) ?? {},
+        prepare: async ({ target }) =>
+          api.prepare({ target: String(target), lifetimeMs: 0, expiryMs: 0, deadlineMs }),
+        proceed: async () => (await api.proceed({ deadlineMs })) ?? {},
         unmigrate: async () => (await api.unmigrate({ deadlineMs })) ?? {},
         checkpoint: async () => api.checkpoint({ deadlineMs }),
       }

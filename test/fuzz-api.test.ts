@@ -12,6 +12,7 @@ import { connect } from '../lib/api.ts'
 import { type Handler, serve } from '../lib/apiserver.ts'
 import { load } from '../lib/config.ts'
 import { view } from '../lib/crmmon.ts'
+import { demotion } from '../lib/demotion.ts'
 import { Failed } from '../lib/errors.ts'
 import type { Etcd } from '../lib/etcd.ts'
 import { log } from '../lib/log.ts'
@@ -134,10 +135,9 @@ test('10,000 calls that nobody meant', async () => {
   const address = (xml: string) => xml.replace(/pg0(\d)/g, '10.77.0.$1')
   const seen = view(address(fixture('crm_mon')), address(fixture('cib')), names)
   const etcd = { get: async () => Promise.reject(new Failed('no etcd')) } as unknown as Etcd
-  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, () => seen) as Record<
-    string,
-    Handler
-  >
+  const move = demotion(names, dir, async () => {})
+  const node = nodeHandlers(config, names, consoleOf(config), etcd, pauses, move, () => seen)
+  const handlers = node as Record<string, Handler>
   const server = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers })
   const api = connect(`127.0.0.1:${server.port}`, null)
   const origin = `http://127.0.0.1:${server.port}`

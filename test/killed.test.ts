@@ -56,10 +56,11 @@ for (const [what, point, found, moved] of [
   ['it has just got the lock', { etcd: 'lock' }, ['its lock'], true],
   ['it looks again', { call: '127.0.0.21 status', nth: 2 }, ['its lock'], true],
   ['the checkpoint is being made', { call: '127.0.0.11 checkpoint' }, ['its lock', 'its record'], true],
+  ['the move is prepared', { call: '127.0.0.11 prepare' }, ['its lock'], true],
   ['the pauses begin', { call: '127.0.0.11 pause' }, ['its lock'], true],
   ['the last pause is being made', { call: '127.0.0.21 pause' }, ['its lock', 'its pause'], true],
-  ['the move begins', { call: '127.0.0.12 migrate' }, ['its lock', 'its pause', 'its move constraint'], null],
-  ['the new primary is waited for', { call: '127.0.0.21 routed' }, ['its lock', 'its pause'], null],
+  ['the move begins', { call: '127.0.0.11 proceed' }, ['its lock', 'its pause', 'its move constraint'], null],
+  ['the new primary is waited for', { call: '127.0.0.12 writable' }, ['its lock', 'its pause'], null],
   ['clients are let go', { call: '127.0.0.21 resume' }, ['its lock', 'so it had moved'], null],
   [
     'the constraint is being removed',

@@ -9,6 +9,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { serve } from '../lib/apiserver.ts'
 import { load } from '../lib/config.ts'
+import { demotion } from '../lib/demotion.ts'
 import { Failed } from '../lib/errors.ts'
 import type { Etcd } from '../lib/etcd.ts'
 import { log } from '../lib/log.ts'
@@ -83,7 +84,8 @@ esac
   const { view } = fakeCluster(undefined, machines)
   const names = { resource: 'Postgresql', clone: 'msPostgresql' }
   const etcd = { get: async () => null } as unknown as Etcd
-  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, view)
+  const move = demotion(names, dir, async () => {})
+  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, move, view)
   const server = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers })
   const client = new Client(`127.0.0.1:${server.port}`, grpc.credentials.createInsecure())
   const call: Call = (rpc, request = {}) =>

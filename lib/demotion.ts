@@ -1,0 +1,80 @@
+/**
+ * A planned move goes as far as the old primary's demotion and waits there, while its clients go on. What Pacemaker needs to come so
+ * far (it writes the CIB, thinks, and notifies every node) then costs them nothing; and it can still be called off.
+ *
+ * The demotion waits, in the agent's pre-demote notification, as long as a file is there and its deadline is to come.
+ */
+import { readFile, stat, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { writeAtomically } from './atomic.ts'
+import type { Names } from './cluster.ts'
+import { log } from './log.ts'
+import { until } from './wait.ts'
+
+/** How much longer than here the agent waits: calling the move off comes first. */
+const MARGIN_MS = 2000
+/** How long Pacemaker may take to come to the demotion. */
+const REACH_MS = 4000
+/** No longer than this, with the margin: Pacemaker ends a notification after 20 s, and then demotes. */
+export const LONGEST_MS = 15_000
+
+const exists = (file: string) =>
+  stat(file).then(
+    () => true,
+    () => false,
+  )
+
+/** `directory` is pgcm-supervise's own, in which the agent looks. `callOff` takes the move back. */
+export function demotion({ resource }: Names, directory: string, callOff: () => Promise<void>) {
+  const file = join(directory, 'hold')
+  const waiting = join(process.env.HA_RSCTMP ?? '/run/resource-agents', `pgcm-${resource}`, 'holding')
+  let timer: NodeJS.Timeout | undefined
+
+  /** Whether it had been held. */
+  async function letGo(): Promise<boolean> {
+    clearTimeout(timer)
+    return unlink(file).then(
+      () => true,
+      (error) => {
+        if (error.code !== 'ENOENT') throw error
+        return false
+      },
+    )
+  }
+
+  /** Nobody is left to say whether the clients are held. Where the move cannot be taken back, the agent's deadline ends this. */
+  async function giveUp(reason: string): Promise<void> {
+    if (!(await exists(file))) return
+    log.warn('move.called-off', { reason })
+    try {
+      await callOff()
+      await letGo()
+    } catch (error) {
+      log.error('move.called-off', { error })
+    }
+  }
+
+  return {
+    /** From now on, for so long at most, a demotion waits here. */
+    async hold(expiryMs: number): Promise<void> {
+      clearTimeout(timer)
+      const uptime = Number((await readFile('/proc/uptime', 'utf8')).split(' ')[0])
+      const deadline = Math.ceil(uptime * 100 + (expiryMs + MARGIN_MS) / 10)
+      await writeAtomically(file, `${deadline}\n`, 0o644) // hundredths of a second, as the agent counts
+      timer = setTimeout(() => giveUp('it expired'), expiryMs)
+    },
+
+    /** Resolves once the demotion waits. */
+    reached: (signal: AbortSignal): Promise<unknown> =>
+      until('Pacemaker comes to the demotion', { timeoutMs: REACH_MS, everyMs: 5, signal }, () =>
+        exists(waiting),
+      ),
+
+    letGo,
+
+    /** For the beginning, where an earlier run of the daemon may have left one, and for the end. */
+    giveUp,
+  }
+}
+
+export type Demotion = ReturnType<typeof demotion>

@@ -2,16 +2,15 @@ import { mkdir, open, rename, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /**
- * Replaces `file` as a whole: whoever reads it finds the old text or the new one, also after a power cut.
- * It has `mode` from the moment it has a name.
+ * Replaces `file` as a whole: whoever reads it finds the old text or the new one. It has `mode` from the moment it has a name.
  *
- * `meanwhile` is for what cannot wait for the disk: it finds the new text there, of which a power cut could leave an empty file.
+ * `durable`: also after a power cut. Otherwise nobody waits for the disk, and a power cut may leave an empty file until `sync`.
  */
 export async function writeAtomically(
   file: string,
   text: string,
   mode: number,
-  meanwhile?: () => Promise<void>,
+  durable = true,
 ): Promise<void> {
   await mkdir(dirname(file), { recursive: true })
   const temporary = `${file}.${process.pid}.new`
@@ -20,22 +19,20 @@ export async function writeAtomically(
     try {
       await handle.chmod(mode) // the umask had its say in open()
       await handle.writeFile(text)
-      if (meanwhile) await rename(temporary, file)
-      await meanwhile?.().finally(() => handle.sync())
-      if (!meanwhile) await handle.sync()
+      if (durable) await handle.sync()
     } finally {
       await handle.close()
     }
-    if (!meanwhile) await rename(temporary, file)
+    await rename(temporary, file)
   } catch (error) {
     await unlink(temporary).catch(() => {})
     throw error
   }
 }
 
-/** Makes a rename or a removal in `dir` survive a power cut. */
-export async function syncDirectory(dir: string): Promise<void> {
-  const handle = await open(dir, 'r')
+/** Makes what is in a file, or a rename or removal in a directory, survive a power cut. */
+export async function sync(path: string): Promise<void> {
+  const handle = await open(path, 'r')
   try {
     await handle.sync()
   } finally {

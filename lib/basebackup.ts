@@ -2,7 +2,7 @@
 import { chown, lstat, mkdir, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type Agent, asPostgres, besides, runTool } from './agent.ts'
-import { syncDirectory } from './atomic.ts'
+import { sync } from './atomic.ts'
 import { Failed } from './errors.ts'
 import { connection, type Theirs, walDir } from './evidence.ts'
 import { vacate } from './occupants.ts'
@@ -140,7 +140,7 @@ export async function swap(agent: Agent): Promise<void> {
       await rename(agent.pgdata, outdated)
     }
     await rename(fresh, agent.pgdata)
-    await syncDirectory(dirname(agent.pgdata))
+    await sync(dirname(agent.pgdata))
   }
   await writeStage(agent, 'ready')
 }

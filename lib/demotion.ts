@@ -60,7 +60,7 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
       clearTimeout(timer)
       const uptime = Number((await readFile('/proc/uptime', 'utf8')).split(' ')[0])
       const deadline = Math.ceil(uptime * 100 + (expiryMs + MARGIN_MS) / 10)
-      await writeAtomically(file, `${deadline}\n`, 0o644) // hundredths of a second, as the agent counts
+      await writeAtomically(file, `${deadline}\n`, 0o644, false) // hundredths of a second, as the agent counts
       timer = setTimeout(() => giveUp('it expired'), expiryMs)
     },
 

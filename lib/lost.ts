@@ -2,7 +2,7 @@
 import { open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Agent } from './agent.ts'
-import { syncDirectory } from './atomic.ts'
+import { sync } from './atomic.ts'
 import { Failed } from './errors.ts'
 import { type Ours, type Stretch, waldump } from './evidence.ts'
 import { complaint, sh, shown } from './sh.ts'
@@ -106,6 +106,6 @@ export async function keepLost(agent: Agent, fork: Fork, lost: Lost, who: string
   } finally {
     await handle.close()
   }
-  await syncDirectory(dirname(file))
+  await sync(dirname(file))
   return file
 }

@@ -2,7 +2,7 @@ import { readFile, stat } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { addressOf } from './address.ts'
 import { type Handler, serve } from './apiserver.ts'
-import { writeAtomically } from './atomic.ts'
+import { sync, writeAtomically } from './atomic.ts'
 import { run, version } from './cli.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
@@ -52,9 +52,9 @@ async function point(
       }
       log.info('pgbouncer.pointed', { address, changed: text !== old, elapsed: since(start) })
     })
-  // Clients may be waiting: the disk is for afterwards. After a power cut this daemon writes the file again.
-  if (text !== old) await writeAtomically(file, text, 0o640, load)
-  else await load()
+  if (text !== old) await writeAtomically(file, text, 0o640, false)
+  await load()
+  if (text !== old) await sync(file) // afterwards: clients may be waiting
   const dropped = await pgbouncer.session(console, pgbouncer.dropStragglers).catch((error) => {
     log.warn('pgbouncer.drop', { error })
     return 0

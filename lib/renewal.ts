@@ -2,7 +2,7 @@
 import { readdir, readFile, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { type Agent, asPostgres, runTool } from './agent.ts'
-import { syncDirectory, writeAtomically } from './atomic.ts'
+import { sync, writeAtomically } from './atomic.ts'
 import { Failed, messageOf } from './errors.ts'
 import { connection, readControl, type Theirs, walDir, waldump } from './evidence.ts'
 import { vacate } from './occupants.ts'
@@ -30,15 +30,15 @@ export async function readStage(agent: Agent): Promise<Stage | null> {
 /** On the disk when it returns: PostgreSQL must not find the data half-done and the mark gone. */
 export async function writeStage(agent: Agent, stage: Stage): Promise<void> {
   await writeAtomically(agent.pendingFile, `${stage}\n`, 0o600)
-  await syncDirectory(dirname(agent.pendingFile))
+  await sync(dirname(agent.pendingFile))
 }
 
 /** The agent may start PostgreSQL from here on. The lock file goes first: while the mark stands nothing starts. */
 export async function release(agent: Agent): Promise<void> {
   await rm(agent.lockFile, { force: true })
-  await syncDirectory(dirname(agent.lockFile))
+  await sync(dirname(agent.lockFile))
   await rm(agent.pendingFile, { force: true })
-  await syncDirectory(dirname(agent.pendingFile))
+  await sync(dirname(agent.pendingFile))
 }
 
 export const singleUser = (agent: Agent): string[] =>

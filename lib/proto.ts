@@ -15,6 +15,14 @@ type Client = grpc.ServiceClientConstructor
 /** The service of `failover.proto`; messages keep its field names, 64-bit numbers are JavaScript numbers. */
 export const definition = packages<{ failover: { Failover: Client } }>('./failover.proto').failover.Failover
 
+// protobufjs makes the code for a message when it meets the first one: now, and not while clients are held.
+for (const { requestSerialize, requestDeserialize, responseSerialize, responseDeserialize } of Object.values(
+  definition.service,
+)) {
+  requestDeserialize(requestSerialize({}))
+  responseDeserialize(responseSerialize({}))
+}
+
 /** gRPC's own health service. */
 export const healthDefinition = packages<{ grpc: { health: { v1: { Health: Client } } } }>('./health.proto')
   .grpc.health.v1.Health

@@ -248,6 +248,18 @@ test('a lock that was taken away is noticed at the next check', async () => {
   })
 })
 
+test('a check that trusts an answer of a moment ago does not ask again; an old answer does not do', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const mine = await lock(etcd, '/lock', { host: 'a' }, terms)
+    await mine.check(60_000) // asks: there is no answer yet
+    store.delete('/postgres/lock')
+    await mine.check(60_000)
+    assert.match((await mine.check(0).catch((e) => e)).message, 'is lost')
+    assert.match((await mine.check(60_000).catch((e) => e)).message, 'is lost')
+    await mine.release()
+  })
+})
+
 test('a registration lasts as long as its signal', async () => {
   await cluster(async ({ etcd, store }) => {
     const stop = new AbortController()

@@ -153,6 +153,29 @@ test('a step that settles another runs its undo early, once', async () => {
   assert.ok(told().includes('done resume') && !told().includes('undone resume'))
 })
 
+test('a step that inherits an undo has it run before those that were armed in between', async () => {
+  const { did, steps, run } = scene()
+  const last: Step<null> = {
+    name: 'last',
+    inherits: 'lock',
+    describe: () => [],
+    run: async () => fail('no')(),
+  }
+  assert.is((await thrown(run({}, [last]))).message, 'no')
+  assert.equal(did, ['lock', 'pause', 'migrate', 'unlock', 'unmigrate', 'resume'])
+  did.length = 0
+  if (steps[0]) steps[0].run = async () => fail('early')()
+  await thrown(run({}, [last]))
+  assert.equal(did, ['unlock'], 'what never began inherits nothing')
+})
+
+test('what inherits an undo can be settled in the place of the step that armed it', async () => {
+  const { did, run } = scene()
+  const last: Step<null> = { name: 'last', inherits: 'lock', describe: () => [] }
+  await run({}, [last, { name: 'unlock', settles: 'last', describe: () => [] }])
+  assert.equal(did, ['lock', 'pause', 'migrate', 'unlock', 'unmigrate', 'resume'])
+})
+
 test('a settling that failed is tried again at the end', async () => {
   let tries = 0
   const { did, run } = scene({ resume: () => (++tries === 1 ? fail('blip')() : undefined) })

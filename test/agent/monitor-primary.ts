@@ -45,6 +45,14 @@ export const ofPrimaries: Row[] = [
     given: { ...primary, run: { promoted: '99999999999 00000000000003E8' } },
     code: PRIMARY,
     files: { 'run/pgcm-Postgresql/state': false },
+    check: (world) => world.log.find((line) => /psql/.test(line)),
+  },
+  {
+    does: 'monitor',
+    when: 'a primary was promoted just now, and died',
+    given: { ...primary, processes: 'children', run: { promoted: '99999999999 00000000000003E8' } },
+    code: FAILED,
+    reason: 'the postmaster is gone',
   },
   {
     does: 'monitor',
@@ -66,6 +74,16 @@ export const ofPrimaries: Row[] = [
     given: { ...unchanged, attributes: { 'status@pg01': 'PRI', 'status@pg03': 'HS:potential' } },
     code: PRIMARY,
     changes: [...isPrimary, ...isSync('pg02'), ...isPotential('pg03'), 'all attributes to the CIB'],
+  },
+  {
+    does: 'monitor',
+    when: 'a primary has the standby it had, and of a node that is away there is no attribute: nothing is lost',
+    given: {
+      ...unchanged,
+      broken: { members: 'pg01 pg02' },
+      attributes: { 'status@pg01': 'PRI', 'status@pg02': 'HS:sync' },
+    },
+    code: PRIMARY,
   },
   {
     does: 'monitor',

@@ -1,6 +1,7 @@
 /** What a node does when it hears of the actions of others: the calls and the votes. */
 
-import { statSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
+import { until } from '../../lib/wait.ts'
 import { candidate } from './promote.ts'
 import {
   alone,
@@ -16,13 +17,26 @@ import {
   standby,
   to,
 } from './states.ts'
-import type { Given } from './world.ts'
+import type { Given, World } from './world.ts'
 
 const called = (epoch: number) => ({ 'call@pg02': `${epoch}` })
 /** The former primary is still at work. */
 const streams: Given = { broken: { let_go: '' } }
 /** The one that is demoted is the primary. */
 const PG03_IS_PRIMARY = { 'status@pg03': 'PRI' }
+/** The primary, whose role is to go to pg02. */
+const moving: Given = { ...primary, promise: 17, attributes: { ...called(18), 'status@pg01': 'PRI' } }
+/** Its demotion is held until then; `briefly`: until the agent has seen it. */
+const held =
+  (deadline: string, briefly = false) =>
+  (world: World): void => {
+    world.write('hold', deadline)
+    if (!briefly) return
+    until('it waits', { timeoutMs: 20_000, everyMs: 5 }, () => world.has('run/pgcm-Postgresql/holding')).then(
+      () => rmSync(world.path('hold')),
+      () => {}, // then the file is still there, which the row does not allow
+    )
+  }
 const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
 
 export const notifications: Row[] = [
@@ -118,6 +132,45 @@ export const notifications: Row[] = [
     code: OK,
     changes: [],
     files: { 'tmp/promise': '17' },
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
+    when: 'a planned failover holds its demotion: it waits until it is let go',
+    given: { ...moving, twist: held('99999999999', true) },
+    code: OK,
+    files: { hold: false, 'run/pgcm-Postgresql/holding': false },
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
+    when: 'its demotion was held until a moment that has passed',
+    given: { ...moving, twist: held('1') },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/holding': false },
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
+    when: 'whoever holds its demotion does not say until when',
+    given: { ...moving, twist: held('tomorrow') },
+    code: OK,
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
+    when: 'its demotion is held, and PostgreSQL has died',
+    given: { ...died, twist: held('99999999999') },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/holding': false },
+  },
+  {
+    does: 'notify pre-demote pg02 pg03',
+    when: 'the demotion of another is held: it waits for nothing but a call',
+    given: {
+      ...standby,
+      ...streams,
+      attributes: { ...called(18), ...PG03_IS_PRIMARY },
+      twist: held('99999999999'),
+    },
+    code: OK,
+    changes: ['let_go'],
   },
   {
     does: 'notify pre-promote pg02',

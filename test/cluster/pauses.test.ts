@@ -51,6 +51,10 @@ async function heldUntilExpiry(load: Load): Promise<number> {
   return Math.round(load.figures(since).longestGapMs)
 }
 
+/** The epoch in which that node was promoted last. */
+const epochOf = async (node: string): Promise<string> =>
+  (await inside(node, ['attrd_updater', '-Q', '-n', 'Postgresql-epoch', '-N', node])).stdout.trim()
+
 /**
  * What a killed run has left is found by the next one, which undoes it and then does its own work. `lasting`: it is more than a lock,
  * whose lease may have run out by now.
@@ -80,6 +84,32 @@ for (const [step, where] of [
         if (lasting) assert.not.equal(await leftovers(), [], 'something is left for the next one')
         await nextOneSucceeds(old, lasting)
         note(`killed after ${step}: clients were held for ${heldMs} ms, 0 errors`)
+      })
+      assert.equal(report.errorKinds, {})
+    },
+  )
+}
+
+for (const [what, killed] of [
+  ['', []],
+  [', and so is the daemon that holds the demotion', ['pgcm-supervise']],
+] as const) {
+  scenario(
+    `pgcm-failover is killed once the move is prepared${what}: nobody is demoted, and the next one succeeds`,
+    90,
+    async () => {
+      const report = await underLoad(async (load) => {
+        const old = (await primary()) as string
+        const epoch = await epochOf(old)
+        await killedAfter('prepare')
+        for (const unit of killed) await inside(old, `systemctl kill -s KILL ${unit}`)
+        await until('the move is called off', { timeoutMs: 20_000 }, async () => {
+          const { stdout } = await inside(old, 'ls /run/pgcm-supervise')
+          return !/hold/.test(stdout) && (await leftovers()).every((left) => left.startsWith('lock'))
+        })
+        assert.ok(await load.commitAfter(EXPIRY_MS + SLACK_MS), 'clients go on')
+        assert.equal([await primary(), await epochOf(old)], [old, epoch])
+        await nextOneSucceeds(old, false)
       })
       assert.equal(report.errorKinds, {})
     },

@@ -105,7 +105,10 @@ for (const order of RETURNS) {
         },
         { through: ['app01'], transactionTimeoutMs: 5_000 },
       )
-      if (!all) return cure()
+      if (!all) {
+        await cure()
+        return
+      }
       await until(
         'it is healthy again, with nobody removing anything',
         { timeoutMs: 90_000, everyMs: 500 },

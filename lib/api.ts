@@ -136,21 +136,6 @@ export function connect(address: string, tls: Tls | null, { timeMs, timeoutMs } 
       return { createdAt: at(reply.created_at), stallMs: reply.stall_ms }
     },
 
-    /** Asks Pacemaker to move the promoted role; returns once it is asked, not once it has moved. */
-    async migrate({
-      target = '',
-      lifetimeMs = 0,
-      ...options
-    }: Call & { target?: string; lifetimeMs?: number }) {
-      const request = { target, lifetime_ms: lifetimeMs }
-      const reply = await call<{ migrating_to: string; address: string; created_at: Timestamp }>(
-        'migrate',
-        request,
-        options,
-      )
-      return { migratingTo: reply.migrating_to, address: reply.address, createdAt: at(reply.created_at) }
-    },
-
     async unmigrate(options: Call) {
       return { createdAt: at((await call<{ created_at: Timestamp }>('unmigrate', {}, options)).created_at) }
     },

@@ -47,6 +47,8 @@ async function refusal(call: Promise<unknown>): Promise<ApiError> {
   throw new Error()
 }
 
+const move = { target: 'pg02', lifetimeMs: 1000, expiryMs: 1000 }
+
 test('requests and replies arrive as they are', async () => {
   const seen: unknown[] = []
   const pause: Handler = async (request) => {
@@ -76,7 +78,7 @@ test("the original's paths and field numbers", () => {
 
 test('an error keeps its code and its text, and a bug its secrets', async () => {
   const handlers = {
-    migrate: async () => Promise.reject(new Fault(grpc.status.NOT_FOUND, 'no standby')),
+    prepare: async () => Promise.reject(new Fault(grpc.status.NOT_FOUND, 'no standby')),
     unmigrate: async () => Promise.reject(new Failed('crm_resource: exit 1')),
     checkpoint: async () => Promise.reject(new Error('password=secret')),
     resume: (() => {
@@ -88,13 +90,13 @@ test('an error keeps its code and its text, and a bug its secrets', async () => 
     process.stderr.write = () => true
     try {
       const errors = [
-        api.migrate({ deadlineMs }),
+        api.prepare({ ...move, deadlineMs }),
         api.unmigrate({ deadlineMs }),
         api.checkpoint({ deadlineMs }),
       ]
       const texts = (await Promise.all(errors.map(refusal))).map((e) => `${e.code} ${e.message}`)
       assert.equal(texts, [
-        '5 127.0.0.1: migrate: no standby',
+        '5 127.0.0.1: prepare: no standby',
         '2 127.0.0.1: unmigrate: crm_resource: exit 1',
         '13 127.0.0.1: checkpoint: internal error; the log of this node has it',
       ])
@@ -108,12 +110,12 @@ test('an error keeps its code and its text, and a bug its secrets', async () => 
 
 test('an error that quotes half a character does not end the daemon', async () => {
   const half = String.fromCharCode(0xd800)
-  const migrate = async () => Promise.reject(new Fault(grpc.status.NOT_FOUND, `no node ${half}`))
+  const prepare = async () => Promise.reject(new Fault(grpc.status.NOT_FOUND, `no node ${half}`))
   const unmigrate = async () => Promise.reject(new Failed('🐘'.repeat(2000)))
   const silent = process.stderr.write
   process.stderr.write = () => true
-  await withApi({ migrate, unmigrate }, async (api) => {
-    assert.match((await refusal(api.migrate({ deadlineMs }))).message, 'migrate: no node \ufffd')
+  await withApi({ prepare, unmigrate }, async (api) => {
+    assert.match((await refusal(api.prepare({ ...move, deadlineMs }))).message, 'prepare: no node \ufffd')
     assert.match((await refusal(api.unmigrate({ deadlineMs }))).message, /unmigrate: (🐘)+/u)
   }).finally(() => {
     process.stderr.write = silent
@@ -194,10 +196,10 @@ test('many calls under one signal are no leak to warn about', async () => {
 
 test('too large a request is refused', async () => {
   let called = 0
-  const migrate = async () => ({ n: called++ })
-  await withApi({ migrate }, async (api) => {
+  const prepare = async () => ({ n: called++ })
+  await withApi({ prepare }, async (api) => {
     assert.is(
-      (await refusal(api.migrate({ deadlineMs, target: 'x'.repeat(70_000) }))).code,
+      (await refusal(api.prepare({ ...move, deadlineMs, target: 'x'.repeat(70_000) }))).code,
       grpc.status.RESOURCE_EXHAUSTED,
     )
   })

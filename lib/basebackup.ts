@@ -93,6 +93,16 @@ export async function noRewind(agent: Agent, theirs: Theirs): Promise<Obstacle |
   return free > needed ? undefined : noSpace('pg_rewind', needed, free, agent.pgdata)
 }
 
+/** Why PostgreSQL would start and die: it makes a WAL file of the new timeline, and another after that. */
+export async function noStart(agent: Agent, theirs: Theirs): Promise<Obstacle | undefined> {
+  const needed = 2 * theirs.segment
+  for (const where of [walDir(agent), agent.pgdata]) {
+    const free = await freeAt(where)
+    if (free < needed) return noSpace('PostgreSQL', needed, free, where)
+  }
+  return undefined
+}
+
 /** Which directories of the primary's tablespaces are not here: no cure would do without them. */
 export async function noTablespaces(agent: Agent, theirs: Theirs): Promise<Obstacle | undefined> {
   const there = await Promise.all(theirs.tablespaces.map(exists))

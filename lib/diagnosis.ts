@@ -81,7 +81,10 @@ async function look(local: Local, signal: AbortSignal): Promise<Diagnosis> {
       'It cannot be followed. Wait until a newer primary is there.',
     )
   permit(await local.noTablespaces(theirs))
-  if (stage === 'ready') return found('none', 'ready: an earlier pgcm-rejoin has cured the data')
+  if (stage === 'ready') {
+    permit(await local.noStart(theirs))
+    return found('none', 'ready: an earlier pgcm-rejoin has cured the data')
+  }
   if (stage === 'swapping')
     return found('finish swap', 'the base backup of an earlier pgcm-rejoin is complete')
   const stale = theirs.checkpointTimeline !== theirs.timeline
@@ -129,6 +132,7 @@ async function look(local: Local, signal: AbortSignal): Promise<Diagnosis> {
     case 'clean': {
       const why = lacks(ours.last)
       if (why) return backup(why, relation)
+      permit(await local.noStart(theirs))
       return found('none', "clean: its history is part of the primary's", { relation })
     }
     case 'diverged': {

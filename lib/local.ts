@@ -42,6 +42,7 @@ export interface Local {
   /** Why pg_rewind would not do; undefined where it would. */
   beyondRewind(address: string, theirs: Theirs, signal: AbortSignal): Promise<string | undefined>
   noTablespaces(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
+  noStart(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
   noRewind(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
   noBackup(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
 
@@ -154,6 +155,7 @@ export async function localMachine(config: Config): Promise<Local> {
     beyondRewind: (address, theirs, signal) =>
       renewal.beyondRewind(agent, address, theirs, { timeoutMs: 600_000, signal }),
     noTablespaces: (theirs) => basebackup.noTablespaces(agent, theirs),
+    noStart: (theirs) => basebackup.noStart(agent, theirs),
     noRewind: (theirs) => basebackup.noRewind(agent, theirs),
     noBackup: (theirs) => basebackup.noBackup(agent, theirs),
 

@@ -80,6 +80,7 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
     lost: async () => ({ commits: ['742', '743'], records: '' }),
     lostCommands: () => ['pg_waldump ...'],
     noTablespaces: async () => undefined,
+    noStart: async () => undefined,
     noRewind: async () => undefined,
     theirs: async () => THEIRS,
     beyondRewind: async () => undefined,
@@ -302,6 +303,19 @@ for (const [what, over, says] of [
     'one that lacks the directory of a tablespace',
     { noTablespaces: async () => ({ why: 'a tablespace in /mnt/a', cure: 'install -d' }) },
     'a tablespace in /mnt/a',
+  ],
+  [
+    'clean data that has no room for the next WAL files',
+    { noStart: async () => ({ why: 'PostgreSQL needs about 32 MiB', cure: 'Make room.' }) },
+    'PostgreSQL needs about 32 MiB',
+  ],
+  [
+    'data that was cured and has no room for the next WAL files',
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'ready' }),
+      noStart: async () => ({ why: 'PostgreSQL needs about 32 MiB', cure: 'Make room.' }),
+    },
+    'PostgreSQL needs about 32 MiB',
   ],
   [
     'one that has no room for a rewind',

@@ -7,6 +7,7 @@ import { complaints, crm, cure, healthy, primary, primaryWithin, standby } from 
 import { muzzleFencing, nothingRuns, walDisk } from './faults.ts'
 import {
   bouncers,
+  failing,
   inside,
   isOn,
   killPostmaster,
@@ -314,6 +315,9 @@ scenario("the disk of the primary's WAL is full: a standby takes over, nothing i
       assert.ok(await load.commitAfter(10_000))
       note(`disk full: gap ${ms(load.figures(since).longestGapMs)}; ${await reasonFor(full, other)}`)
       assert.ok((await complaintsOfSpace()) > before, 'the log of PostgreSQL says that the disk is full')
+      const refused = await failing(inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 }))
+      assert.is(refused.code, 2, `${refused.stdout}${refused.stderr}`)
+      assert.match(refused.stderr, /PostgreSQL needs about 32 MiB in .*pg_wal, and 0 MiB are free/)
       await disk.enlarge()
       await inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 })
       await healthy(60_000)

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { readFile, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { Fault } from './apiserver.ts'
 import { syncDirectory, writeAtomically } from './atomic.ts'
 import { log } from './log.ts'

@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { Failed } from './errors.ts'
 import type { NodeStatus } from './nodestatus.ts'
 import { blockersKey, date, definition, type Rpc, type Timestamp } from './proto.ts'

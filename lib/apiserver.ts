@@ -1,5 +1,5 @@
 import { networkInterfaces } from 'node:os'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import type { Blocker } from './api.ts'
 import { Expected, messageOf, Refused } from './errors.ts'
 import { type CallLimits, callerOf, callLimits, gate } from './gate.ts'

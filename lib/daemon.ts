@@ -1,4 +1,3 @@
-import { register } from 'node:module'
 import { setFlagsFromString } from 'node:v8'
 import { version } from './cli.ts'
 import type { Parsed } from './config.ts'
@@ -51,15 +50,6 @@ async function watched(script: 'supervise' | 'proxy', { config, fileHash }: Pars
   return insist('metrics.listen', () => serveMetrics(option, address, () => metrics.text()), signal)
 }
 
-/** Ends the compiler, a process of its own that would wake us once a second as long as we live. */
-function endCompiler(): void {
-  try {
-    register('./loaded.js', import.meta.url)
-  } catch (error) {
-    log.debug('daemon.compiler', { error })
-  }
-}
-
 /** Runs a daemon until SIGTERM, SIGINT or SIGQUIT. A second signal changes nothing: it is ending already. */
 export async function daemon(
   script: 'supervise' | 'proxy',
@@ -68,7 +58,8 @@ export async function daemon(
 ): Promise<void> {
   // A daemon that is idle for long would compile all its code anew when it matters.
   setFlagsFromString('--no-flush-bytecode')
-  endCompiler()
+  // Nor would optimised code pay; its compiler works beside the one move in months, for which the CPU is needed.
+  setFlagsFromString('--no-opt')
   const stop = new AbortController()
   for (const name of ['SIGTERM', 'SIGINT', 'SIGQUIT'] as const) {
     process.on(name, () => {

@@ -1,5 +1,5 @@
 /** What every call has to pass before its handler hears of it: who may, how many at once, how slowly. */
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { log } from './log.ts'
 
 export interface CallLimits {

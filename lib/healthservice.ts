@@ -1,5 +1,5 @@
 /** gRPC's standard health service on top of our own health check. */
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { log } from './log.ts'
 import { definition, healthDefinition } from './proto.ts'
 import { now, sleep } from './wait.ts'

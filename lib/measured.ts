@@ -1,4 +1,4 @@
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { Fault, type Handler } from './apiserver.ts'
 import { Expected } from './errors.ts'
 import { metrics } from './metrics.ts'

@@ -1,5 +1,5 @@
 import { hostname } from 'node:os'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { addressOf } from './address.ts'
 import type { Blocker } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'

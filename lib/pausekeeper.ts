@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { readFile, unlink } from 'node:fs/promises'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { Fault } from './apiserver.ts'
 import { writeAtomically } from './atomic.ts'
 import { log } from './log.ts'

@@ -1,4 +1,4 @@
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import type { Blocker, Component } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
 import type { Config } from './config.ts'

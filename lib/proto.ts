@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 
 grpc.setLogVerbosity(grpc.logVerbosity.NONE) // its own lines would stand between ours; errors reach us as errors

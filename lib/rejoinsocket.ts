@@ -3,7 +3,7 @@
  * unit starts it: nothing can be said to it, and its output comes back on the same connection.
  */
 import { createConnection } from 'node:net'
-import grpc from '@grpc/grpc-js'
+import * as grpc from '@grpc/grpc-js'
 import { Fault } from './apiserver.ts'
 import { messageOf } from './errors.ts'
 

@@ -95,7 +95,9 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
 
   /** Resumes however long it takes: nobody else will. */
   async function expire(): Promise<void> {
-    if (!current || clock.uptime() < current.deadline) return // a later pause has taken its place
+    if (!current) return
+    const left = current.deadline - clock.uptime()
+    if (left > 0) return schedule(left) // a later pause has taken its place, or the timer came a little before its time
     log.warn('pause.expired', { owner: current.owner, createdAt: current.createdAt })
     for (;;) {
       try {
@@ -110,13 +112,19 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
     }
   }
 
+  function isOfAnother(owner: string): boolean {
+    if (!owner || !current?.owner || owner === current.owner) return false
+    log.warn('pause.kept', { owner: current.owner, expiresAt: current.expiresAt, asked: owner })
+    return true
+  }
+
   return {
     current: (): Pause | null => current,
 
     /** Takes up the pause that an earlier run of this daemon, or of this machine, has left. */
     restore: () =>
       inTurn(async () => {
-        const text = await readFile(file, 'utf8').catch(() => null)
+        const text = await readFile(file, 'utf8').catch((error) => (error.code === 'ENOENT' ? null : ''))
         if (text === null) return
         const found = parse(text)
         const left = found && found.boot === clock.boot ? found.deadline - clock.uptime() : 0
@@ -160,13 +168,11 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
      * Lets the clients go. A pause that has an owner is ended by that owner only, or by somebody who gives no name; for anybody else
      * it is not theirs to end, and nothing happens. Gives how long the client that waited longest had waited, in ms.
      */
-    resume: (owner: string): Promise<number> => {
-      if (owner && current?.owner && owner !== current.owner) {
-        log.warn('pause.kept', { owner: current.owner, expiresAt: current.expiresAt, asked: owner })
-        return Promise.resolve(0)
-      }
+    resume: async (owner: string): Promise<number> => {
+      if (isOfAnother(owner)) return 0
       stop.abort()
       return inTurn(async () => {
+        if (isOfAnother(owner)) return 0 // it changed hands while this waited for its turn
         const stallMs = await valve.resume()
         await disarm()
         return stallMs

@@ -1,5 +1,5 @@
 import { watch } from 'node:fs'
-import type { Socket } from 'node:net'
+import { isIP, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import pg from 'pg'
 import type { Blocker } from './api.ts'
@@ -28,7 +28,7 @@ export const consoleOf = (config: Config): Console => ({
 })
 
 /** A command that PgBouncer refused or did not answer. */
-export class PgBouncerFailed extends Failed {}
+class PgBouncerFailed extends Failed {}
 
 /** A pause that open transactions kept from completing. It has been undone. */
 export class PauseBlocked extends Failed {
@@ -278,21 +278,27 @@ export const reload = async (query: Query): Promise<Database[]> => {
 
 /**
  * Cuts off the clients whose server connection still hangs on another host than their database points at now, so that they fail
- * at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many there were.
+ * at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many were cut off.
  */
 export const dropStragglers = async (query: Query): Promise<number> => {
-  const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host]))
-  const astray = (await query('SHOW SERVERS')).filter(
-    ({ database, addr, link }) => link && hosts.has(String(database)) && hosts.get(String(database)) !== addr,
-  )
+  const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host?.split(',') ?? []]))
+  const astray = (await query('SHOW SERVERS')).filter(({ database, addr, link }) => {
+    const wanted = hosts.get(String(database)) ?? []
+    // Of a name, or of the directory of a socket, nobody can tell here whether that address is meant.
+    return link && wanted.length > 0 && wanted.every((host) => isIP(host)) && !wanted.includes(String(addr))
+  })
   if (astray.length === 0) return 0
   const clients = new Map((await query('SHOW CLIENTS')).map((client) => [client.ptr, client.id]))
+  let dropped = 0
   for (const { link } of astray) {
     const id = clients.get(link ?? '')
-    if (id !== undefined)
-      await query(`KILL_CLIENT ${id}`).catch((error) => log.debug('pgbouncer.kill', { error }))
+    if (id === undefined) continue
+    await query(`KILL_CLIENT ${id}`).then(
+      () => dropped++,
+      (error) => log.debug('pgbouncer.kill', { error }),
+    )
   }
-  return astray.length
+  return dropped
 }
 
 const seconds = (text: unknown): number => {

@@ -76,6 +76,17 @@ test('it ends by itself', async () => {
   })
 })
 
+test('it ends by itself although the timer comes before its time', async () => {
+  await world(async ({ file, valve, clock, did }) => {
+    const keep = keeper(valve, file, clock)
+    await keep.pause({ ...ask, expiryMs: 20 })
+    let looks = 0
+    const { now } = clock
+    clock.uptime = () => (looks++ === 0 ? now + 19 : now + 20)
+    await soon('it has resumed', () => did.includes('RESUME'))
+  })
+})
+
 test('a resume cancels the expiry: it cannot lift a later pause', async () => {
   await world(async ({ file, valve, clock, did }) => {
     const keep = keeper(valve, file, clock)
@@ -113,6 +124,26 @@ test('only its owner may end it, or somebody without a name', async () => {
     await keep.resume('')
     assert.equal(did, ['PAUSE', 'PAUSE', 'RESUME'])
   })
+})
+
+test('a resume that had to wait for its turn does not end the pause of another', async () => {
+  const opened = new AbortController()
+  const first = [sleep(10_000, opened.signal)]
+  await world(
+    async ({ file, valve, clock, did }) => {
+      const keep = keeper(valve, file, clock)
+      const late = [keep.pause(ask), keep.pause({ ...ask, owner: 'b' })]
+      await soon('a has begun', () => keep.current()?.owner === 'a')
+      const resuming = keep.resume('a')
+      opened.abort()
+      assert.is(await failure(late[0] as Promise<unknown>), 'the pause was called off')
+      await late[1]
+      assert.is(await resuming, 0)
+      assert.equal([did, keep.current()?.owner], [['RESUME'], 'b'])
+      keep.close()
+    },
+    { pause: () => first.pop() ?? Promise.resolve() },
+  )
 })
 
 test('a pause that fails is undone, and leaves nothing behind', async () => {

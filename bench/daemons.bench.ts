@@ -3,7 +3,7 @@
  * `npm run bench daemons`: the two daemons as they are, through a day's worth of events in minutes, and what memory they hold.
  * etcd, PgBouncer's console and Pacemaker are played by this process; `--scale 0.1` plays a tenth.
  */
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, connect as dial, type Socket } from 'node:net'
 import { join } from 'node:path'
@@ -15,10 +15,15 @@ import { fakeConsole } from '../test/fakeconsole.ts'
 import { address, supervise } from '../test/supervised.ts'
 
 const { values } = parseArgs({
-  options: { scale: { type: 'string', default: '1' }, json: { type: 'boolean', default: false } },
+  options: {
+    scale: { type: 'string', default: '1' },
+    idle: { type: 'string', default: '60' },
+    json: { type: 'boolean', default: false },
+  },
 })
 const scale = Number(values.scale)
 const GOAL_MB = 100
+const IDLE_MS = Number(values.idle) * 1000
 const EVENTS = 100_000 * scale
 const RELOADS = 10_000 * scale
 const RECONNECTS = 1_000 * scale
@@ -69,6 +74,32 @@ async function etcd() {
 
 const rss = (pid: number) =>
   Math.round(Number(readFileSync(`/proc/${pid}/status`, 'utf8').match(/VmRSS:\s+(\d+)/)?.[1]) / 1024)
+
+const tick = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
+
+/** CPU time in ms so far: its own, and that of its children that have ended. */
+function cpu(pid: number) {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /s, '')
+    .split(' ')
+    .map(Number)
+  const of = (first: number) => (((fields[first] ?? 0) + (fields[first + 1] ?? 0)) * 1000) / tick
+  return { own: of(11), children: of(13) }
+}
+
+/** What it costs at rest, in percent of a core. */
+async function idle(name: string, pid: number) {
+  await sleep(5_000)
+  const before = cpu(pid)
+  const start = now()
+  await sleep(IDLE_MS)
+  const after = cpu(pid)
+  const percent = (kind: 'own' | 'children') =>
+    Math.round(((after[kind] - before[kind]) / since(start)) * 10_000) / 100
+  const found = { own_percent: percent('own'), children_percent: percent('children') }
+  tell(`${name}: ${found.own_percent} % of a core at rest, its children ${found.children_percent} %`)
+  return found
+}
 
 /** Plays `times` steps, and gives the memory at every tenth of them; the first tenth warms up. */
 async function play(name: string, pid: number, times: number, step: (i: number) => Promise<unknown>) {
@@ -122,6 +153,7 @@ async function proxy(dir: string) {
     await soon('it watches', () => store.watchers.size > 0)
     const before = rss(pid)
     tell(`pgcm-proxy: ${before} MB at the start`)
+    const rest = await idle('pgcm-proxy', pid)
     const reloads = await play(`${RELOADS} reloads`, pid, RELOADS, async (i) => {
       const done = console.state.reloads
       store.put('/postgres/master', address(1 + (i % 2)))
@@ -131,6 +163,7 @@ async function proxy(dir: string) {
     const reconnects = await play(`${RECONNECTS} reconnects`, pid, RECONNECTS, () => reconnect(world))
     return {
       before_mb: before,
+      rest,
       reloads,
       watched,
       reconnects,
@@ -154,6 +187,7 @@ async function supervised(dir: string) {
     await soon('it watches', () => store.watchers.size > 1)
     const before = rss(daemon.pid)
     tell(`pgcm-supervise: ${before} MB at the start`)
+    const rest = await idle('pgcm-supervise', daemon.pid)
     const repairs = await play(`${RELOADS} repairs`, daemon.pid, RELOADS, async (i) => {
       if (i % 2) store.delete('/postgres/master')
       else store.put('/postgres/master', '6.6.6.6')
@@ -167,7 +201,7 @@ async function supervised(dir: string) {
     })
     const watched = await play(`${EVENTS} watch events`, daemon.pid, EVENTS / 100, () => events(store, 100))
     const reconnects = await play(`${RECONNECTS} reconnects`, daemon.pid, RECONNECTS, () => reconnect(world))
-    return { before_mb: before, repairs, looks, watched, reconnects, after_mb: rss(daemon.pid) }
+    return { before_mb: before, rest, repairs, looks, watched, reconnects, after_mb: rss(daemon.pid) }
   } finally {
     await daemon.stop()
     world.close()

@@ -15,7 +15,7 @@ export interface Io {
 /** What a script does. A number it resolves to is the exit code; anything else is 0. */
 export type Body = (config: Config, argv: Parsed, io: Io) => Promise<unknown>
 
-export const commandName = (script: ScriptName): string =>
+const commandName = (script: ScriptName): string =>
   script === 'pgcm' ? 'pgcm' : script === 'lock' ? 'pgcm lock' : `pgcm-${script}`
 
 export function version(): string {
@@ -93,6 +93,8 @@ export async function run(script: ScriptName, body: Body): Promise<void> {
   }
   process.on('uncaughtException', bug)
   process.on('unhandledRejection', bug)
+  // `pgcm-status | head`, or a terminal that went away: nobody reads on, which is no reason to stop half-way.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
   // Exiting by hand: a closed etcd client alone would keep the process alive.
   process.exit(await execute(script, process.argv.slice(2), process, body))
 }

@@ -206,31 +206,34 @@ export function connect(config: Settings) {
       }
       const watch = watcher(members, keys.map(full), { hint, watching }, signal)
       let last: string | undefined
-      while (!signal.aborted) {
-        const hintsBefore = hintsAtRead
-        hintsAtRead = hints
-        wake = new AbortController()
-        let pause = pollMs
-        try {
-          const values = await read(keys)
-          seen.readAt = now()
-          log.cleared('etcd.read')
-          const text = JSON.stringify(values)
-          if (text !== last) {
-            // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
-            if (last !== undefined) setTimeout(() => hints === hintsBefore && watch.rotate(), 250)
-            last = text
-            await change(values)
+      try {
+        while (!signal.aborted) {
+          const hintsBefore = hintsAtRead
+          hintsAtRead = hints
+          wake = new AbortController()
+          let pause = pollMs
+          try {
+            const values = await read(keys)
+            seen.readAt = now()
+            log.cleared('etcd.read')
+            const text = JSON.stringify(values)
+            if (text !== last) {
+              // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
+              if (last !== undefined) setTimeout(() => hints === hintsBefore && watch.rotate(), 250)
+              await change(values)
+              last = text
+            }
+          } catch (error) {
+            if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
+            else throw error
+            pause = retryMs
           }
-        } catch (error) {
-          if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
-          else throw error
-          pause = retryMs
+          if (hints === hintsAtRead) await sleep(pause, wake.signal)
         }
-        if (hints === hintsAtRead) await sleep(pause, wake.signal)
+      } finally {
+        signal.removeEventListener('abort', stop)
+        watch.close()
       }
-      signal.removeEventListener('abort', stop)
-      watch.close()
     },
 
     close(): void {

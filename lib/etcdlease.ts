@@ -18,7 +18,7 @@ export async function revoke(etcd: Etcd, id: string): Promise<void> {
 }
 
 /** Renews through every member at once: one that hangs must not cost the lease. False when etcd knows no such lease. */
-export async function renew(etcd: Etcd, id: string): Promise<boolean> {
+async function renew(etcd: Etcd, id: string): Promise<boolean> {
   const one = async (member: Etcd['members'][number]): Promise<boolean> => {
     const stream = await member.streams.leaseClient.leaseKeepAlive({ deadline: Date.now() + RENEWAL_MS })
     return new Promise((resolve, reject) => {

@@ -48,7 +48,10 @@ function runCommand(
       setTimeout(() => child.kill('SIGKILL'), GRACE_MS).unref()
     }
     // A Ctrl-C reaches the command by itself; a signal sent to us alone is passed on.
-    for (const each of [lost, signal]) each.addEventListener('abort', end, { once: true })
+    for (const each of [lost, signal]) {
+      if (each.aborted) end()
+      else each.addEventListener('abort', end, { once: true })
+    }
     child.on('error', (cause) =>
       reject(new Refused(`cannot run ${program}: ${messageOf(cause)}`, undefined, { cause })),
     )

@@ -3,8 +3,8 @@ import { errorColour as chalk } from './colour.ts'
 import { messageOf } from './errors.ts'
 import { now, since } from './wait.ts'
 
-export const levels = ['debug', 'info', 'warn', 'error'] as const
-export type Level = (typeof levels)[number]
+const levels = ['debug', 'info', 'warn', 'error'] as const
+type Level = (typeof levels)[number]
 export type Fields = Record<string, unknown>
 
 interface Sink {

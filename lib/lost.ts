@@ -84,8 +84,10 @@ function readableFrom(names: string[], segment: number, { timeline, start }: Str
   return later === undefined ? undefined : startOf(later, segment)
 }
 
-export const lostCommands = (agent: Agent, ours: Ours, fork: Fork): string[] =>
-  stretches(ours, fork).map((stretch) => `${shown(words(agent, ours, stretch))} >>${lostFile(agent)}`)
+export const lostCommands = (agent: Agent, ours: Ours, fork: Fork): string[] => {
+  const file = lostFile(agent)
+  return stretches(ours, fork).map((stretch) => `${shown(words(agent, ours, stretch))} >>${file}`)
+}
 
 const lostFile = (agent: Agent) =>
   join(dirname(agent.lockFile), `lost-${new Date().toISOString().replace(/[:.]/g, '-')}.txt`)

@@ -67,5 +67,4 @@ export function registry() {
   }
 }
 
-export type Registry = ReturnType<typeof registry>
 export const metrics = registry()

@@ -443,13 +443,6 @@ export const options = [
     scripts: ['proxy'],
     help: 'max_client_conn in the template',
   },
-  {
-    name: 'standby-max-lag',
-    type: 'duration',
-    default: '30s',
-    scripts: ['supervise'],
-    help: 'a standby further behind is not offered to the read pools',
-  },
 
   // failover and its kin
   {

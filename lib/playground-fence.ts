@@ -18,7 +18,7 @@ export interface Sockets {
   on(name: string): Promise<void>
 }
 
-export const socketOf = (ground: Pick<Playground, 'dir'>): string => join(ground.dir, 'fence', 'fence.sock')
+const socketOf = (ground: Pick<Playground, 'dir'>): string => join(ground.dir, 'fence', 'fence.sock')
 
 /**
  * The playground's fence device, spoken to over HTTP on a unix socket:

@@ -76,7 +76,7 @@ export function judge(host: Host, booting: number, fresh: number, image: boolean
   }
 }
 
-export function onPath(command: string, path = process.env.PATH ?? ''): boolean {
+function onPath(command: string, path = process.env.PATH ?? ''): boolean {
   return [...path.split(delimiter), '/usr/sbin', '/sbin'].some((dir) => dir && existsSync(join(dir, command)))
 }
 

@@ -133,7 +133,7 @@ all:
 }
 
 /** What ssh needs to know of the playground, whoever calls it. */
-export const sshOptions = (ground: Pick<Playground, 'dir'>): string[] => [
+const sshOptions = (ground: Pick<Playground, 'dir'>): string[] => [
   ...['-o', `UserKnownHostsFile=${join(ground.dir, 'known_hosts')}`],
   ...['-o', 'StrictHostKeyChecking=yes', '-o', 'BatchMode=yes', '-o', 'LogLevel=ERROR'],
   ...['-o', 'ConnectTimeout=5', '-o', 'ServerAliveInterval=5', '-o', 'ServerAliveCountMax=3'],

@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, rmSync, statSync } from 'node:fs'
 import { Failed, Refused } from './errors.ts'
 
 export interface Lock {
-  /** Lets go. The file goes too, unless `keep`. */
+  /** Lets go. The file goes too. */
   release(): void
 }
 

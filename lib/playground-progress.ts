@@ -37,20 +37,21 @@ export function follow(argv: string[], options: Follow): Promise<void> {
     })
     let last = ''
     let why = ''
+    const kill = (name: NodeJS.Signals) => {
+      try {
+        if (child.pid) process.kill(-child.pid, name) // its own process group
+      } catch {} // gone already
+    }
     const stop = (reason: string) => {
       why ||= reason
-      try {
-        // Its own process group: first the chance to unmount what it mounted, then the end.
-        if (child.pid) process.kill(-child.pid, 'SIGTERM')
-        setTimeout(
-          () => child.pid && child.exitCode === null && process.kill(-child.pid, 'SIGKILL'),
-          5000,
-        ).unref()
-      } catch {} // gone already
+      kill('SIGTERM') // first the chance to unmount what it mounted, then the end
+      const end = setTimeout(() => kill('SIGKILL'), 5000).unref()
+      child.once('close', () => clearTimeout(end))
     }
     const timer = setTimeout(() => stop(`took longer than ${timeoutMs / 1000} s`), timeoutMs)
     const onAbort = () => stop('was stopped')
-    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal?.aborted) onAbort()
+    else signal?.addEventListener('abort', onAbort, { once: true })
     for (const stream of [child.stdout, child.stderr]) {
       createInterface({ input: stream }).on('line', (line) => {
         log.write(`${line}\n`)

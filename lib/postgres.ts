@@ -23,16 +23,6 @@ export const serverOf = (config: Config): Server => ({
   timeoutMs: config.postgresTimeout,
 })
 
-/** PostgreSQL said no, or nothing. `code` is its SQLSTATE where it gave one. */
-export class PostgresFailed extends Failed {
-  readonly code: string | undefined
-
-  constructor(message: string, cause: unknown) {
-    super(message, undefined, { cause })
-    this.code = (cause as { code?: string }).code
-  }
-}
-
 type Query = <R extends pg.QueryResultRow>(text: string, timeoutMs?: number) => Promise<R[]>
 
 /** Runs `body` on a connection of its own. The connection is cut off afterwards: nothing of ours is left waiting. */
@@ -41,7 +31,7 @@ export async function session<T>(server: Server, body: (query: Query) => Promise
   const client = new pg.Client({ ...where, connectionTimeoutMillis: timeoutMs, application_name: 'pgcm' })
   client.on('error', (error) => log.debug('postgres.connection', { error })) // without a listener it would end the process
   const fail = (what: string) => (cause: unknown) => {
-    throw new PostgresFailed(`PostgreSQL: ${what}: ${messageOf(cause)}`, cause)
+    throw new Failed(`PostgreSQL: ${what}: ${messageOf(cause)}`, undefined, { cause })
   }
   try {
     await client.connect().catch(fail(`cannot connect to ${where.host}, port ${where.port}`))

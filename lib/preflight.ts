@@ -9,7 +9,7 @@ import type { View } from './view.ts'
 
 const marks = { ok: colour.green('ok  '), warn: colour.yellow('warn'), fail: colour.red('FAIL') }
 
-export function verdictLine({ check: name, level, text }: Verdict): string {
+function verdictLine({ check: name, level, text }: Verdict): string {
   return `${marks[level]}  ${name.padEnd(12)} ${text}`
 }
 

@@ -9,7 +9,7 @@ import { now, sleep } from './wait.ts'
 const MARGIN = 300
 
 /** Until when clients may be held, whatever happens. */
-export const holdUntil = ({ pausedAt = now(), times }: Base) => pausedAt + times.pauseExpiry - MARGIN
+const holdUntil = ({ pausedAt = now(), times }: Base) => pausedAt + times.pauseExpiry - MARGIN
 
 /** Until when the move may take: what is left of the pauses then is for settling who is primary instead. */
 export const moveUntil = ({ pausedAt = now(), times }: Base) =>

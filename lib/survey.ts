@@ -45,7 +45,7 @@ export const members = (survey: Survey): Member[] =>
     seen.status ? [{ ...seen, status: seen.status, name: seen.status.name }] : [],
   )
 
-export const memberNamed = (survey: Survey, name: string): Member | undefined =>
+const memberNamed = (survey: Survey, name: string): Member | undefined =>
   members(survey).find((member) => member.name === name)
 
 /** Pacemaker's view, from a node in quorum if there is one: a node that was cut off believes old news. */

@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
 import type { Config } from './config.ts'
 import { messageOf, Refused } from './errors.ts'
 
@@ -26,23 +27,39 @@ type Files = Pick<
   'tlsCaFile' | 'tlsCertFile' | 'tlsKeyFile' | 'etcdCaFile' | 'etcdCertFile' | 'etcdKeyFile' | 'insecure'
 >
 
-/** The certificates for the API, or null with `insecure`. Throws `Refused` where one cannot be read. */
+/** As they are, if OpenSSL can do with them: half a file, or another's key, would be a stack trace later. */
+function checked(tls: Tls, options: string): Tls {
+  try {
+    createSecureContext(tls)
+    return tls
+  } catch (cause) {
+    throw new Refused(
+      `${options}: ${messageOf(cause)}`,
+      'They have to be whole PEM files, and the key that of the certificate.',
+      { cause },
+    )
+  }
+}
+
+/** The certificates for the API, or null with `insecure`. Throws `Refused` where one cannot be read or used. */
 export function apiTls(config: Files): Tls | null {
   if (config.insecure) return null
-  return {
+  const tls = {
     ca: read(config.tlsCaFile, 'tls-ca-file'),
     cert: read(config.tlsCertFile, 'tls-cert-file'),
     key: read(config.tlsKeyFile, 'tls-key-file'),
   }
+  return checked(tls, 'tls-ca-file, tls-cert-file, tls-key-file')
 }
 
 /** The certificates for etcd: its own options, or those of the API. */
 export function etcdTls(config: Files): Tls {
-  return {
+  const tls = {
     ca: read(config.etcdCaFile || config.tlsCaFile, 'etcd-ca-file'),
     cert: read(config.etcdCertFile || config.tlsCertFile, 'etcd-cert-file'),
     key: read(config.etcdKeyFile || config.tlsKeyFile, 'etcd-key-file'),
   }
+  return checked(tls, 'etcd-ca-file, etcd-cert-file, etcd-key-file')
 }
 
 /** Who may call our API: the names of the settings, else only this machine's own certificate. */

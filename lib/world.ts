@@ -73,7 +73,7 @@ export function connectWorld(config: Config): Surroundings {
         return { seen: await nodes, published: null, addresses: {}, lock: null, etcdError: messageOf(error) }
       }
       const { proxies, ...rest } = known
-      const apps = proxies.filter((address) => !config.failoverApiEndpoints.includes(address))
+      const apps = [...new Set(proxies)].filter((address) => !config.failoverApiEndpoints.includes(address))
       const seen = [...(await nodes), ...(await Promise.all(apps.map((address) => ask(address, 'app'))))]
       return { seen, ...rest }
     },
@@ -111,7 +111,10 @@ export function connectWorld(config: Config): Surroundings {
 
     async history() {
       const records = [...(await etcd.list(HISTORY))].sort(([a], [b]) => (a < b ? -1 : 1))
-      return records.map(([, { value }]) => JSON.parse(value))
+      return records.flatMap(([, { value }]) => {
+        const record = recordIn(value)
+        return record ? [record] : []
+      })
     },
 
     close() {
@@ -125,7 +128,7 @@ export function connectWorld(config: Config): Surroundings {
 const place = () =>
   `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`
 
-export function holderOf(text: string): Holder {
+function holderOf(text: string): Holder {
   const unknown = { host: '?', pid: 0, command: text, since: '?' }
   try {
     const { place: where, ...holder } = JSON.parse(text)
@@ -139,10 +142,21 @@ export function holderOf(text: string): Holder {
   }
 }
 
+/** Undefined for what is no record: anybody who may write to etcd can put anything there. */
+function recordIn(value: string): Record<string, unknown> | undefined {
+  try {
+    const record = JSON.parse(value)
+    return typeof record?.at === 'string' ? record : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /** host:port, plain or in JSON. */
 function addressIn(value: string): string {
   try {
-    return JSON.parse(value).address ?? value
+    const { address } = JSON.parse(value)
+    return typeof address === 'string' ? address : value
   } catch {
     return value
   }

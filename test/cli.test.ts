@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -43,6 +45,24 @@ test('bad options end the run before it begins', async () => {
   const { code, err } = await outcome(['--nope'], () => assert.unreachable('began') as never)
   assert.is(code, 2)
   assert.match(err, /unknown option --nope/)
+})
+
+test('a reader that goes away ends nothing half-way', async () => {
+  const program = `
+    import { run } from ${JSON.stringify(fileURLToPath(new URL('../lib/cli.ts', import.meta.url)))}
+    run('pgcm', async (_config, _parsed, { stdout }) => {
+      for (let i = 0; i < 50; i++) {
+        stdout.write('line\\n')
+        await new Promise((resolve) => setTimeout(resolve, 1))
+      }
+      return 5
+    })`
+  const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', program], {
+    env: { ...process.env, PGCM_CONFIG_FILE: '/dev/null' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  child.stdout.destroy()
+  assert.is(await new Promise((resolve) => child.on('exit', resolve)), 5)
 })
 
 test('--version and --help work, and do nothing else', async () => {

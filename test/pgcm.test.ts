@@ -75,6 +75,12 @@ test('a lock that is lost ends the command', async () => {
   assert.is(did.at(-1), 'released')
 })
 
+test('a signal that came before the command did ends it all the same', async () => {
+  const { did, world } = lockWorld()
+  assert.is(await underLock(world, ['sleep', '60'], 10, AbortSignal.abort()), 3)
+  assert.is(did.at(-1), 'released')
+})
+
 test('no command, or one that is not there, is refused', async () => {
   const { did, world } = lockWorld()
   assert.instance(await underLock(world, [], 10, never).catch((e) => e), Refused)

@@ -18,6 +18,7 @@ import * as layout from '../lib/playground-layout.ts'
 import { lock } from '../lib/playground-lock.ts'
 import { chooseSubnet, rangeOf, routes } from '../lib/playground-network.ts'
 import { identify, isAlive, recall, remember } from '../lib/playground-process.ts'
+import { follow } from '../lib/playground-progress.ts'
 
 const ground: layout.Playground = {
   name: 'pgcm',
@@ -385,5 +386,16 @@ test('the playbook is run again when anything that goes into the machines change
     writeFileSync(join(dir, 'README.md'), 'words')
     assert.is(hashOf(ground, dir), before)
   }))
+
+test('a long command that is stopped before it begins ends at once, with what it started', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-follow-'))
+  try {
+    const options = { what: 'waiting', logFile: join(dir, 'log'), timeoutMs: 60_000 }
+    const stopped = follow(['sleep', '60'], { ...options, signal: AbortSignal.abort() })
+    assert.match(await stopped.catch((error) => error.message), /^waiting was stopped$/)
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+})
 
 test.run()

@@ -15,8 +15,11 @@ import { until, within } from '../../lib/wait.ts'
 import { cure, diagnosis, primary } from './cluster.ts'
 import { address, bouncers, isOn, nodes, psql, secret } from './machines.ts'
 
+const only = process.env.TEST_SCENARIO ?? ''
+
 /** Registers a test that starts from a healthy cluster and must end within its deadline; a failure comes with a diagnosis. */
 export function scenario(sentence: string, deadlineS: number, body: () => Promise<void>): void {
+  if (!sentence.includes(only)) return
   test(sentence, async () => {
     await cure()
     try {

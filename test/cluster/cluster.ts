@@ -224,16 +224,18 @@ const runsWell = async (machine: string) => {
   return (await psql(machine, query, 'postgres', 3_000).catch(() => 'f')) === 't'
 }
 
+/** Gives a machine its power back. A fencing that was on its way may turn it off once more while it boots. */
+export const turnOn = (machine: string): Promise<boolean> =>
+  until(`${machine} is on`, { timeoutMs: 60_000, everyMs: 500 }, async () => {
+    if (!isOn(machine)) await playground('start', [machine]).catch(() => {})
+    return isOn(machine)
+  })
+
 /** Brings back whatever a test (or a failed one) left: plugs, nets, stopped processes, nodes left behind. */
 export async function cure(timeoutMs = 180_000): Promise<string> {
   if ((await complaints().catch(() => ['?'])).length === 0) return (await primary()) as string
   await playground('heal')
-  // A fencing that was on its way may turn one off once more while it boots.
-  for (const machine of machines())
-    await until(`${machine} is on`, { timeoutMs: 60_000, everyMs: 500 }, async () => {
-      if (!isOn(machine)) await playground('start', [machine]).catch(() => {})
-      return isOn(machine)
-    })
+  for (const machine of machines()) await turnOn(machine)
   for (const machine of nodes) await signalPostgres(machine, 'CONT')
   for (const machine of bouncers) await bouncer(machine, 'RESUME').catch(() => {}) // it is not paused
   const deadline = Date.now() + timeoutMs

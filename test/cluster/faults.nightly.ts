@@ -3,7 +3,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
-import { complaints, crm, cure, healthy, primary, primaryWithin, standby } from './cluster.ts'
+import { complaints, crm, cure, healthy, primary, primaryWithin, standby, turnOn } from './cluster.ts'
 import { muzzleFencing, nothingRuns, walDisk } from './faults.ts'
 import {
   bouncers,
@@ -99,7 +99,7 @@ for (const order of RETURNS) {
           assert.ok(await load.commitAfter(2_000))
           await Promise.all(nodes.map((node) => playground('kill', [node])))
           const since = load.now()
-          for (const role of order) await playground('start', [named[role]])
+          for (const role of order) await turnOn(named[role])
           await primaryWithin(90_000)
           assert.ok(await load.commitAfter(10_000))
           note(`power lost, ${order.join(', ')}: writes after ${ms(load.figures(since - 100).longestGapMs)}`)

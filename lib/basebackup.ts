@@ -3,9 +3,9 @@ import { chown, lstat, mkdir, readdir, readFile, rename, rm, stat, statfs } from
 import { dirname, join } from 'node:path'
 import { type Agent, asPostgres, besides, runTool } from './agent.ts'
 import { sync } from './atomic.ts'
+import { vacate } from './dataprocesses.ts'
 import { Failed } from './errors.ts'
 import { connection, type Theirs, walDir } from './evidence.ts'
-import { vacate } from './occupants.ts'
 import { type Bounds, SLOW, writeStage } from './renewal.ts'
 import { sh } from './sh.ts'
 

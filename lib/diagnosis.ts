@@ -1,10 +1,10 @@
 /** What became of a former primary's data, and what may be done about it. Looks only. */
 import type { Obstacle } from './basebackup.ts'
+import { named } from './dataprocesses.ts'
 import { Expected, messageOf, Refused } from './errors.ts'
 import { type Ours, type Theirs, Unreadable } from './evidence.ts'
 import type { Local } from './local.ts'
 import { counted } from './lost.ts'
-import { named } from './occupants.ts'
 import { compare, type Relation, segmentOf } from './wal.ts'
 
 /** What is to be done to the data before PostgreSQL may start on it; `tidy`: it runs, and only something is left over. */

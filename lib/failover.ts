@@ -1,12 +1,12 @@
 /** pgcm-failover: moves the primary to a standby without an error for any client. */
 import { hostname } from 'node:os'
-import { aftermathOf, baseFor, foundLines, undoing } from './aftermath.ts'
 import { confirm } from './ask.ts'
 import { explained } from './blockers.ts'
 import { run } from './cli.ts'
 import type { Config } from './config.ts'
 import { type Drain, doomedBy, drain, parseDrain } from './drain.ts'
 import { messageOf, Refused } from './errors.ts'
+import { aftermathOf, baseFor, foundLines, undoing } from './killedrun.ts'
 import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
 import { judge, judgeAgain, planRun, poolersOf, question } from './preflight.ts'

@@ -210,9 +210,6 @@ export function abortOnSignals(): {
     if (!controller.signal.aborted) controller.abort(new Failed(`aborted by ${name}`))
   }
   for (const name of names) process.on(name, handler)
-  // With the terminal gone (SIGHUP) every write fails; unhandled, the first one would end the process in mid-undo.
-  const deaf = () => {}
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', deaf)
   return {
     signal: controller.signal,
     abort(reason) {
@@ -220,7 +217,6 @@ export function abortOnSignals(): {
     },
     dispose() {
       for (const name of names) process.off(name, handler)
-      for (const stream of [process.stdout, process.stderr]) stream.off('error', deaf)
     },
   }
 }

@@ -82,7 +82,7 @@ export const unmigrateAnywhere = (run: Base, signal: AbortSignal): Promise<void>
   )
 
 /** The first node that does it; the error of the first where none does. */
-export async function onAnyNode(
+async function onAnyNode(
   nodes: Api[],
   act: (node: Api) => Promise<unknown>,
   signal?: AbortSignal,

@@ -1,11 +1,11 @@
 /** pgcm-rejoin: brings a stopped former primary back as a standby, on that machine itself. */
 import { dirname } from 'node:path'
-import { alone } from './alone.ts'
 import { confirm } from './ask.ts'
 import { run } from './cli.ts'
 import { colour } from './colour.ts'
 import type { Config } from './config.ts'
 import { type Cure, type Diagnosis, diagnose } from './diagnosis.ts'
+import { alone } from './dirlock.ts'
 import { Expected, Failed, messageOf, Refused } from './errors.ts'
 import { type Local, localMachine } from './local.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'

@@ -8,7 +8,7 @@ import { connect as connectEtcd } from '../lib/etcd.ts'
 import { log } from '../lib/log.ts'
 import { now, since, sleep, until } from '../lib/wait.ts'
 import { member, Store } from './etcdserver.ts'
-import { throughSilence } from './muted.ts'
+import { throughSilence } from './silentproxy.ts'
 
 log.setLevel('error')
 const HOUR = 3_600_000

@@ -55,6 +55,12 @@ export const table = {
     labels: ['state'],
     help: 'Standbys that stream: sync, quorum, potential or async',
   },
+  pgcm_standby_lag_seconds: {
+    type: 'gauge',
+    on: supervise,
+    labels: ['node'],
+    help: 'How far the replay of a standby that streams is behind at least, measured on the primary; an hour stands for more',
+  },
   pgcm_constraints: {
     type: 'gauge',
     on: supervise,

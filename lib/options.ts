@@ -334,6 +334,14 @@ export const options = [
     help: 'one connection or question to PostgreSQL; a CHECKPOINT has the deadline of its caller',
   },
 
+  {
+    name: 'standby-max-lag',
+    type: 'duration',
+    default: '10s',
+    scripts: ['supervise'],
+    help: 'a standby whose replay is further behind is not offered for reading; 0 offers it however late it is',
+  },
+
   // PgBouncer
   {
     name: 'pgbouncer-socket-dir',

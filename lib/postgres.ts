@@ -23,7 +23,7 @@ export const serverOf = (config: Config): Server => ({
   timeoutMs: config.postgresTimeout,
 })
 
-type Query = <R extends pg.QueryResultRow>(text: string, timeoutMs?: number) => Promise<R[]>
+export type Query = <R extends pg.QueryResultRow>(text: string, timeoutMs?: number) => Promise<R[]>
 
 /** Runs `body` on a connection of its own. The connection is cut off afterwards: nothing of ours is left waiting. */
 export async function session<T>(server: Server, body: (query: Query) => Promise<T>): Promise<T> {
@@ -126,6 +126,24 @@ const replication = `
          (pg_current_wal_lsn() - replay_lsn)::float8 AS "lagBytes",
          (extract(epoch FROM replay_lag) * 1000)::float8 AS "lagMs"
     FROM pg_stat_replication ORDER BY application_name`
+
+/** Where the primary's WAL ends, and what each standby that streams has replayed of it: bytes since the beginning. */
+export interface Positions {
+  lsn: number
+  replayed: Map<string, number>
+}
+
+const lsns = `
+  SELECT (pg_current_wal_lsn() - '0/0')::float8 AS lsn, application_name AS name, (replay_lsn - '0/0')::float8 AS replayed
+    FROM (SELECT) AS always LEFT JOIN pg_stat_replication ON state = 'streaming'`
+
+export async function positions(query: Query): Promise<Positions> {
+  const rows = await query<{ lsn: number; name: string | null; replayed: number | null }>(lsns)
+  const standbys = rows.flatMap(({ name, replayed }) =>
+    name !== null && replayed !== null ? [[name, replayed] as const] : [],
+  )
+  return { lsn: rows[0]?.lsn ?? 0, replayed: new Map(standbys) }
+}
 
 const prepared = `
   SELECT gid, database, owner, (extract(epoch FROM now() - prepared) * 1000)::float8 AS "ageMs"

@@ -9,6 +9,7 @@ import { daemon, type Life } from './daemon.ts'
 import { Failed, messageOf } from './errors.ts'
 import { connect, type Etcd, type Value } from './etcd.ts'
 import { register } from './etcdlease.ts'
+import { parseLaggards } from './lag.ts'
 import { insist } from './listenretry.ts'
 import { log } from './log.ts'
 import { measured } from './measured.ts'
@@ -97,7 +98,7 @@ async function route(
   signal.addEventListener('abort', () => wake.abort(), { once: true })
   process.on('SIGHUP', hear) // a template that has changed is read again whenever it is used
   const settings = { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal }
-  const following = etcd.follow([keys.primary, keys.cluster], settings, (found) => {
+  const following = etcd.follow([keys.primary, keys.cluster, keys.laggards], settings, (found) => {
     values = found
     hear()
   })
@@ -129,7 +130,7 @@ async function route(
       }
       refused = !follow
       if (address && follow) {
-        const model = modelOf(config, address, cluster)
+        const model = modelOf(config, address, cluster, parseLaggards(seen?.[keys.laggards] ?? null))
         const text = render(await load(), model)
         if (await point(config, console, address, text, sure)) did.note(address, start)
         sure = true

@@ -28,6 +28,8 @@ export interface Cluster {
 export const keysOf = (config: Pick<Config, 'etcdPostgresMasterKey'>) => ({
   primary: config.etcdPostgresMasterKey,
   cluster: '/cluster',
+  /** Names of standbys that are too far behind to read from. */
+  laggards: '/laggards',
   lock: '/lock',
   proxies: '/proxies/',
 })

@@ -9,8 +9,9 @@ export interface Model {
   primary: string
   epoch: number
   databases: string[]
+  /** Those that stream and are not too far behind. */
   standbys: { name: string; address: string }[]
-  /** Addresses for reading, comma-separated: the standbys', or the primary's where none streams. */
+  /** Addresses for reading, comma-separated: the standbys', or the primary's where there is none. */
   readers: string
   settings: {
     postgresPort: number
@@ -93,9 +94,18 @@ export function render(compiled: (model: Model) => string, model: Model): string
 const usable = (address: string | null): address is string =>
   address !== null && isIP(address) > 0 && !address.includes('%')
 
-export function modelOf(config: Config, primary: string, cluster: Cluster | null): Model {
+export function modelOf(
+  config: Config,
+  primary: string,
+  cluster: Cluster | null,
+  laggards: string[] = [],
+): Model {
   const standbys = (cluster?.nodes ?? []).flatMap(({ name, address, online, role, dataStatus }) =>
-    online && role === 'Unpromoted' && dataStatus?.startsWith('STREAMING|') && usable(address)
+    online &&
+    role === 'Unpromoted' &&
+    dataStatus?.startsWith('STREAMING|') &&
+    !laggards.includes(name) &&
+    usable(address)
       ? [{ name, address }]
       : [],
   )

@@ -1,6 +1,7 @@
 import { readdirSync } from 'node:fs'
 import { type ClusterView, primaryOf, standbysOf } from './cluster.ts'
 import type { Value } from './etcd.ts'
+import type { Lag } from './lag.ts'
 import type { Logger } from './log.ts'
 import type { Sample } from './metrictable.ts'
 import type { Pause } from './pausekeeper.ts'
@@ -51,6 +52,10 @@ export const etcdSamples = ({ readAt, watching }: { readAt: number; watching: bo
   ['pgcm_etcd_read_age_seconds', secondsSince(readAt)],
   ['pgcm_etcd_watch_up', Number(watching)],
 ]
+
+/** How far the standbys lag, as the primary measures it. */
+export const lagSamples = (lags: Map<string, Lag>): Sample[] =>
+  [...lags].map(([node, { least }]) => ['pgcm_standby_lag_seconds', least / 1000, { node }])
 
 export const pauseSamples = (pause: Pause | null): Sample[] => [
   ['pgcm_paused', Number(pause !== null)],

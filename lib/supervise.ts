@@ -8,6 +8,7 @@ import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
 import { demotion } from './demotion.ts'
 import { connect, type Value } from './etcd.ts'
+import { watchLag } from './lag.ts'
 import { insist } from './listenretry.ts'
 import { log } from './log.ts'
 import { measured } from './measured.ts'
@@ -19,7 +20,7 @@ import { released, withPauses } from './pauserestore.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotedEpoch } from './promotion.ts'
 import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
-import { etcdSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
+import { etcdSamples, lagSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
 
@@ -198,6 +199,11 @@ async function supervise(
     const found = published()
     return found ? [...always, ...publishedSamples(found), ['pgcm_drift', Number(drift())]] : always
   })
+  const lag =
+    config.standbyMaxLag > 0
+      ? watchLag(config, { etcd, view: () => view, known: () => known }, signal)
+      : undefined
+  if (lag) metrics.collect(() => lagSamples(lag.lags()))
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
   const move = demotion(names, ownDirectory(), () => unmigrate(names, { timeoutMs: 5000 }))
@@ -208,7 +214,7 @@ async function supervise(
 
   // A key that was deleted or overwritten comes back, whoever did it.
   const repairing = etcd.follow(
-    [keys.primary, keys.cluster],
+    [keys.primary, keys.cluster, keys.laggards],
     { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
     (values) => {
       known = values
@@ -249,7 +255,7 @@ async function supervise(
     () => primary === undefined && !signal.aborted && life.ready('waiting for Pacemaker'),
   )
 
-  await Promise.all([watching, repairing])
+  await Promise.all([watching, repairing, lag?.ended])
   await move.giveUp('pgcm-supervise was stopped')
   await released(pauses)
   await (await api.opened)?.close()

@@ -53,6 +53,8 @@ function healthy(): Series {
     for (const node of NODES) say('pgcm_seen_primary', here(`node="${node}"`), Number(node === 'pg01'))
     for (const [state, count] of Object.entries({ sync: 1, quorum: 0, potential: 1, async: 0 }))
       say('pgcm_standbys', here(`state="${state}"`), count)
+    if (machine === 'pg01')
+      for (const node of ['pg02', 'pg03']) say('pgcm_standby_lag_seconds', here(`node="${node}"`), 0)
     for (const kind of ['cli', 'ours']) say('pgcm_constraints', here(`kind="${kind}"`), 0)
   }
   for (const machine of [...NODES, 'app01']) {
@@ -137,6 +139,13 @@ const stories: Story[] = [
   ),
   story('one standby is away', [['pgcm_standbys', 0, 'state="potential"']], 115, 130, 'PgcmStandbyMissing'),
   story('both are away', [['pgcm_standbys', 0]], 10, 130, 'PgcmNoSyncStandby', 'PgcmStandbyMissing'),
+  story(
+    'a standby replays late',
+    [['pgcm_standby_lag_seconds', '0+5x240', 'node="pg02"']],
+    120,
+    130,
+    'PgcmStandbyLags',
+  ),
   story(
     'a pause that nobody ends, within its time',
     [

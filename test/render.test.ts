@@ -53,6 +53,11 @@ test('only standbys that stream and are online are for reading; without any the 
   assert.is(modelOf(config, '10.0.0.1', null).readers, '10.0.0.1')
 })
 
+test('a standby that is too far behind is not for reading; where all are, the primary is', () => {
+  assert.is(modelOf(config, '10.0.0.1', cluster, ['pg3', 'pg9']).readers, '10.0.0.2')
+  assert.is(modelOf(config, '10.0.0.1', cluster, ['pg2', 'pg3']).readers, '10.0.0.1')
+})
+
 test("a standby's address that cannot stand in the file is left out, and costs the primary nothing", () => {
   const odd = ['fe80::1%eth0', 'pg2', '10.0.0.9 x=1', null].map((address) => ({
     ...node('pg9', 'Unpromoted', 'STREAMING|ASYNC'),

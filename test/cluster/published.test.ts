@@ -1,9 +1,9 @@
-// deadline: 400 s
+// deadline: 500 s
 /** What etcd says never goes back, comes back when somebody destroys it, and is not needed for a new primary. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
-import { etcd, healthy, pointsAt, primary, primaryWithin, published, standby } from './cluster.ts'
+import { bouncer, etcd, healthy, pointsAt, primary, primaryWithin, published, standby } from './cluster.ts'
 import { address, bouncers, failing, inside, killPostmaster, nodes, psql } from './machines.ts'
 import { failover, followed, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
@@ -128,6 +128,56 @@ scenario(
     })
     await rejoin(old)
     await healthy(30_000)
+  },
+)
+
+/** Gives app01 a database for reading, as its template offers it, while `body` runs. */
+async function withReadPool(body: () => Promise<void>): Promise<void> {
+  const file = '/etc/pgcm/pgbouncer.ini.ejs'
+  const hear = 'systemctl kill -s HUP pgcm-proxy'
+  await inside(
+    'app01',
+    `cp -p ${file} ${file}.kept && sed -i 's/^; app_ro = /app_ro = /; s/%%/%/g' ${file} && ${hear}`,
+  )
+  try {
+    await body()
+  } finally {
+    await inside('app01', `mv ${file}.kept ${file} && ${hear}`)
+  }
+}
+
+const readers = async () => {
+  const rows = await bouncer('app01', 'SHOW DATABASES')
+  return (
+    rows
+      .find((row) => row.name === 'app_ro')
+      ?.host?.split(',')
+      .sort() ?? []
+  )
+}
+
+const readersAre = (what: string, timeoutMs: number, ...wanted: string[]) =>
+  until(what, { timeoutMs, everyMs: 100 }, async () => String(await readers()) === String(wanted.sort()))
+
+scenario(
+  'a standby that replays too late is no longer for reading, and is again once it has caught up',
+  90,
+  async () => {
+    const [sync, late] = [await standby('HS:sync'), await standby('HS:potential')]
+    const report = await underLoad(async () => {
+      await withReadPool(async () => {
+        await readersAre('both standbys are for reading', 10_000, address(sync), address(late))
+        await psql(late, 'select pg_wal_replay_pause()')
+        try {
+          await readersAre(`${late} is not`, 30_000, address(sync))
+        } finally {
+          await psql(late, 'select pg_wal_replay_resume()')
+        }
+        await readersAre(`${late} is again`, 20_000, address(sync), address(late))
+      })
+    })
+    assert.equal(report.errorKinds, {})
+    await healthy(10_000)
   },
 )
 

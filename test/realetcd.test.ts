@@ -1,17 +1,21 @@
 /** What etcd may do to us: published state never goes back (P5), and etcd does not matter for safety. On real members. */
 
 import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
 import { connect, type Etcd } from '../lib/etcd.ts'
+import { register } from '../lib/etcdlease.ts'
 import { log } from '../lib/log.ts'
+import { sh } from '../lib/sh.ts'
+import type { Tls } from '../lib/tls.ts'
 import { now, since, until } from '../lib/wait.ts'
 import { certificates } from './certificates.ts'
 import { withDaemon } from './daemon.ts'
 import { pooler } from './pooler.ts'
-import { type Cluster, withEtcd } from './realetcd.ts'
+import { type Cluster, program, withEtcd } from './realetcd.ts'
 import { address, type Supervise, supervise } from './supervised.ts'
 
 const soon = (what: string, timeoutMs: number, probe: () => unknown) =>
@@ -22,6 +26,13 @@ const clientOf = (endpoints: string, ...more: string[]): Etcd =>
   connect(
     load('supervise', [`--etcd-endpoints=${endpoints}`, ...more], { PGCM_CONFIG_FILE: '/dev/null' }).config,
   )
+
+/** Writes a certificate for a client down, and gives the options that name it. */
+const files = ({ dir }: Cluster, name: string, tls: Tls): string[] =>
+  (['ca', 'cert', 'key'] as const).map((part) => {
+    writeFileSync(join(dir, `${name}.${part}`), tls[part])
+    return `--etcd-${part}-file=${join(dir, `${name}.${part}`)}`
+  })
 
 /** Log lines while `body` runs. */
 async function logged(body: (lines: { level: string; event: string; error: string }[]) => Promise<void>) {
@@ -233,18 +244,13 @@ test('with TLS our certificate is accepted, and one of another CA is refused, wh
   const { outsider } = await certificates('outsider')
   assert.ok(node && outsider)
   await withEtcd(async (cluster) => {
-    const files = (name: string, tls: typeof node) =>
-      (['ca', 'cert', 'key'] as const).map((part) => {
-        writeFileSync(join(cluster.dir, `${name}.${part}`), tls[part])
-        return `--etcd-${part}-file=${join(cluster.dir, `${name}.${part}`)}`
-      })
     await following(
       cluster,
       async ({ seen, write }) => {
         await write('by certificate')
         await soon('seen', 3000, () => seen.at(-1) === 'by certificate')
       },
-      ...files('ours', node),
+      ...files(cluster, 'ours', node),
     )
     await logged(async (lines) => {
       await following(
@@ -259,10 +265,70 @@ test('with TLS our certificate is accepted, and one of another CA is refused, wh
           const errors = lines.filter(({ level }) => level === 'error').map(({ event }) => event)
           assert.equal(errors.sort(), ['etcd.read', 'etcd.watch'])
         },
-        ...files('theirs', { ...outsider, ca: node.ca }),
+        ...files(cluster, 'theirs', { ...outsider, ca: node.ca }),
       )
     })
   }, node)
+})
+
+test('a name may do in etcd what Ansible gave it, and no name less than any other', async () => {
+  const names = ['root', 'pg01', 'app01', 'billing', 'stranger']
+  const made = await certificates(...names)
+  const users = fileURLToPath(new URL('../ansible/roles/etcd/files/users', import.meta.url))
+  await withEtcd(async (cluster) => {
+    const file = (name: string) => join(cluster.dir, name)
+    const env = {
+      ...process.env,
+      PATH: `${dirname(program('etcdctl'))}:${process.env.PATH}`,
+      ETCDCTL_API: '3',
+      ETCDCTL_ENDPOINTS: cluster.endpoints,
+      ETCDCTL_CACERT: file('ca'),
+      ETCDCTL_CERT: file('cert'),
+      ETCDCTL_KEY: file('key'),
+    }
+    const give = async (...roles: string[]) =>
+      (await sh([users, '/postgres/', ...roles], { env, timeoutMs: 60_000 })).stdout
+    const as = (name: string) =>
+      clientOf(cluster.endpoints, '--etcd-timeout=1s', ...files(cluster, name, made[name] as Tls))
+    const refuses = async (what: Promise<unknown>) =>
+      what.then(
+        () => assert.unreachable('it was allowed'),
+        (error) => assert.match(error.message, /permission denied/i),
+      )
+    const roles = ['pg01=pgcm', 'app01=pgcm-proxy', 'billing=pgcm-reader']
+    const done = (await give(...roles)).trim().split('\n')
+    assert.ok(done.includes('user grant-role app01 pgcm-proxy'))
+    assert.is(done.at(-1), 'auth enable')
+    assert.is(await give(...roles), '')
+    const [node, app, reader, stranger] = names.slice(1).map(as) as [Etcd, Etcd, Etcd, Etcd]
+    const stop = new AbortController()
+    try {
+      assert.ok(await node.replace({ '/master': null }, { '/master': '10.0.0.1', '/lock': 'x' }))
+      for (const each of [app, reader]) {
+        const [seen] = [await each.get('/master')]
+        assert.is(seen?.value, '10.0.0.1')
+        await refuses(each.replace({ '/master': seen }, { '/master': '6.6.6.6' }))
+      }
+      const lease = { ttlMs: 5000, retryMs: 100, signal: stop.signal }
+      const registering = register(app, '/proxies/app01', 'here', lease)
+      await soon('app01 is registered', 5000, async () => (await reader.list('/proxies/')).has('app01'))
+      stop.abort()
+      await registering
+      assert.is((await reader.list('/proxies/')).size, 0)
+      await refuses(reader.replace({}, { '/proxies/billing': 'x' }))
+      await refuses(stranger.get('/master'))
+      await refuses(node.ask((client) => client.kv.range({ key: Buffer.from('/other') })))
+      // A machine that was an app node and is a Postgres node now.
+      const changes = await give('pg01=pgcm', 'app01=pgcm', 'billing=pgcm-reader')
+      assert.equal(changes.trim().split('\n').sort(), [
+        'user grant-role app01 pgcm',
+        'user revoke-role app01 pgcm-proxy',
+      ])
+      assert.ok(await app.replace({}, { '/master': '10.0.0.2' }))
+    } finally {
+      for (const each of [node, app, reader, stranger]) each.close()
+    }
+  }, made.root)
 })
 
 test.run()

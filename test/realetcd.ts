@@ -10,7 +10,7 @@ import type { Tls } from '../lib/tls.ts'
 import { until } from '../lib/wait.ts'
 
 /** Out of Debian's package, unpacked by test/run, or what is installed. */
-function program(name: 'etcd' | 'etcdctl'): string {
+export function program(name: 'etcd' | 'etcdctl'): string {
   const from = name === 'etcd' ? 'etcd-server' : 'etcd-client'
   const file = fileURLToPath(new URL(`../.cache/${from}/usr/bin/${name}`, import.meta.url))
   return existsSync(file) ? file : name

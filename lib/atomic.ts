@@ -1,4 +1,4 @@
-import { mkdir, open, rename, unlink } from 'node:fs/promises'
+import { mkdir, open, rename, rm, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 
 /**
@@ -15,7 +15,8 @@ export async function writeAtomically(
   await mkdir(dirname(file), { recursive: true })
   const temporary = `${file}.${process.pid}.new`
   try {
-    const handle = await open(temporary, 'w', mode)
+    await rm(temporary, { force: true }) // of a process that was killed, and had our number
+    const handle = await open(temporary, 'wx', mode)
     try {
       await handle.chmod(mode) // the umask had its say in open()
       await handle.writeFile(text)

@@ -40,7 +40,7 @@ export function gate(
 
     const refuse = (event: string, code: grpc.status, details: string) => {
       refused = true
-      log.trouble(event, { ...fields, error: details })
+      log.disturbance(event, { ...fields, error: details })
       call.sendStatus({ code, details })
     }
     const listener: grpc.ServerListener = {
@@ -71,7 +71,7 @@ export function gate(
         if (!counted) return
         running -= 1
         if (!complete && !refused)
-          log.trouble('api.garbled', {
+          log.disturbance('api.garbled', {
             ...fields,
             error: 'the request was too long, no message of ours, or broken off',
           })

@@ -26,6 +26,7 @@ export interface Lock {
    * not older than `trustMs`, by the monotonic clock, will do: at most `MARGIN_MS`, for so long the lease goes on by itself.
    */
   check(trustMs?: number): Promise<void>
+  /** Not being able to is no error: without us it ends with its lease. */
   release(): Promise<void>
 }
 
@@ -115,7 +116,10 @@ export async function lock(
 
     async release() {
       end.abort()
-      await etcd.txn({ compare: [ours], success: [{ request_delete_range: { key: full } }] })
+      const removal = { compare: [ours], success: [{ request_delete_range: { key: full } }] }
+      await etcd
+        .txn(removal)
+        .catch((error) => log.warn('lock.release', { error, effect: 'it ends with its lease' }))
       await revoke(etcd, lease)
     },
   }

@@ -36,7 +36,7 @@ interface Quiet {
 const peerOf = (socket: Socket): string => `${socket.remoteAddress}:${socket.remotePort}`
 
 /** Said once and then every five minutes: whoever reaches the port could fill the journal otherwise. */
-const stranger = (peer: string, error: unknown) => log.trouble('api.stranger', { peer, error })
+const stranger = (peer: string, error: unknown) => log.disturbance('api.stranger', { peer, error })
 
 /**
  * Listens, and gives each connection (after its handshake, with TLS) to `accept`. One from which no allowed call comes is cut off.
@@ -99,7 +99,7 @@ export async function listen(
     )
     server.listen({ host, port }, resolve)
   })
-  server.on('error', (error) => log.trouble('api.listen', { error })) // out of file descriptors, say
+  server.on('error', (error) => log.disturbance('api.listen', { error })) // out of file descriptors, say
   return {
     port: (server.address() as { port: number }).port,
     trust: (peer) => void quiet.delete(peer),

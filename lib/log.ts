@@ -33,8 +33,13 @@ export function line(level: Level, event: string, fields: Fields, at: Date, json
   return [chalk.grey(at.toISOString().slice(11, 23)), colour[level](event), ...words].join(' ')
 }
 
-/** Logs to `sink` (stderr, so that stdout stays free for results). */
-export function logger(sink: Sink = process.stderr, state: { level: Level } = { level: 'info' }) {
+/** Logs to `sink` (stderr, so that stdout stays free for results). `quietMs`: after that a disturbance is over. */
+export function logger(
+  sink: Sink = process.stderr,
+  state: { level: Level } = { level: 'info' },
+  quietMs = 60_000,
+) {
+  const quiet = new Map<string, NodeJS.Timeout>()
   const open = new Map<string, { since: number; said: number; times: number }>()
   const counts = new Map<string, { level: Level; event: string; times: number; lasts: boolean }>()
   const count = (level: Level, event: string, lasts = false) => {
@@ -46,7 +51,7 @@ export function logger(sink: Sink = process.stderr, state: { level: Level } = { 
     if (levels.indexOf(level) < levels.indexOf(state.level)) return
     sink.write(`${line(level, event, fields, new Date(), !sink.isTTY)}\n`)
   }
-  return {
+  const all = {
     setLevel: (level: Level) => {
       state.level = level
     },
@@ -77,6 +82,14 @@ export function logger(sink: Sink = process.stderr, state: { level: Level } = { 
       write('error', event, { ...fields, times: seen?.times })
     },
 
+    /** A trouble of somebody else's making, whose end nobody sees: it is over when it has not come up for a while. */
+    disturbance(event: string, fields?: Fields): void {
+      all.trouble(event, fields)
+      clearTimeout(quiet.get(event))
+      const over = setTimeout(() => all.cleared(event), quietMs)
+      quiet.set(event, over.unref())
+    },
+
     /** The end of such a trouble is said once; nothing is said when there was none. */
     cleared(event: string, fields?: Fields): void {
       const seen = open.get(event)
@@ -92,6 +105,7 @@ export function logger(sink: Sink = process.stderr, state: { level: Level } = { 
         lasting: lasts ? open.has(counted.event) : null,
       })),
   }
+  return all
 }
 
 export type Logger = ReturnType<typeof logger>

@@ -109,10 +109,14 @@ export async function killStrays(name: string, timeoutMs: number): Promise<boole
 
 /** The processes in a cgroup and in those below it. */
 function members(dir: string): number[] {
-  if (!existsSync(dir)) return []
-  const own = readFileSync(join(dir, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
-  const below = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory())
-  return [...own, ...below.flatMap((entry) => members(join(dir, entry.name)))]
+  try {
+    const own = readFileSync(join(dir, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number)
+    const below = readdirSync(dir, { withFileTypes: true }).filter((entry) => entry.isDirectory())
+    return [...own, ...below.flatMap((entry) => members(join(dir, entry.name)))]
+  } catch (error) {
+    if (['ENOENT', 'ENODEV'].includes((error as NodeJS.ErrnoException).code ?? '')) return [] // the last one has left it
+    throw error
+  }
 }
 
 /** Removes what `makeCgroups` and the container made. */

@@ -206,7 +206,11 @@ async function supervise(
   if (lag) metrics.collect(() => lagSamples(lag.lags()))
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
-  const move = demotion(names, ownDirectory(), () => unmigrate(names, { timeoutMs: 5000 }))
+  const move = demotion(names, ownDirectory(), async () => {
+    // Where another node is primary, a constraint is that of a later move.
+    const found = view && primaryOf(view)
+    if (!found || found.name === hostname()) await unmigrate(names, { timeoutMs: 5000 })
+  })
   await move.giveUp('pgcm-supervise was restarted')
   const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, move, () => view))
   const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers })

@@ -107,7 +107,7 @@ test('nothing restarts PostgreSQL, and no task that handles a secret may print i
 test('vagrant validate', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-vagrant-'))
   try {
-    const env = { ...process.env, VAGRANT_HOME: dir, VAGRANT_DOTFILE_PATH: dir, PGCM_APP: '1' }
+    const env = { ...process.env, VAGRANT_HOME: dir, VAGRANT_DOTFILE_PATH: dir, PLAYGROUND_APP: '1' }
     const { stdout } = await tool(join(repository, 'vagrant'), ['vagrant', 'validate', '--ignore-provider'], {
       env,
     })

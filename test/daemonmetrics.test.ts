@@ -197,7 +197,7 @@ test('pgcm-supervise tells what it sees, what etcd says, and what a failover ask
         assert.is(after['pgcm_api_calls_total{rpc="checkpoint",code="OK"}'], 0)
         assert.is(after['pgcm_api_calls_total{rpc="checkpoint",code="UNKNOWN"}'], 1)
         assert.is(after['pgcm_api_call_duration_seconds_count{rpc="pause"}'], 1)
-        complete(await page(), 'supervise', ['pgcm_trouble'])
+        complete(await page(), 'supervise', ['pgcm_trouble', 'pgcm_standby_lag_seconds'])
       } finally {
         api.close()
       }

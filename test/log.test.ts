@@ -2,6 +2,7 @@ import { stripVTControlCharacters } from 'node:util'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { line, logger } from '../lib/log.ts'
+import { until } from '../lib/wait.ts'
 
 const at = new Date('2026-01-02T03:04:05.678Z')
 
@@ -29,6 +30,19 @@ test('the level hides what is below it', () => {
   assert.equal(
     said.map((text) => JSON.parse(text).event),
     ['b', 'd'],
+  )
+})
+
+test('a disturbance is over when it has not come up for a while', async () => {
+  const said: string[] = []
+  const log = logger({ write: (text) => said.push(text) }, { level: 'info' }, 20)
+  const lasting = () => log.counts().map((each) => each.lasting)
+  for (let i = 0; i < 3; i++) log.disturbance('api.stranger', { error: 'no call' })
+  assert.equal(lasting(), [true])
+  await until('it is over', { timeoutMs: 5000, everyMs: 5 }, () => lasting()[0] === false)
+  assert.equal(
+    said.map((text) => JSON.parse(text)).map(({ level, event }) => `${level} ${event}`),
+    ['error api.stranger', 'info api.stranger.cleared'],
   )
 })
 

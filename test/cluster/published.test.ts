@@ -2,9 +2,11 @@
 /** What etcd says never goes back, comes back when somebody destroys it, and is not needed for a new primary. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { load } from '../../lib/config.ts'
+import { connect } from '../../lib/etcd.ts'
 import { until } from '../../lib/wait.ts'
 import { bouncer, etcd, healthy, pointsAt, primary, primaryWithin, published, standby } from './cluster.ts'
-import { address, bouncers, failing, inside, killPostmaster, nodes, psql } from './machines.ts'
+import { address, bouncers, failing, inside, killPostmaster, nodes, psql, state } from './machines.ts'
 import { failover, followed, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
 
@@ -71,6 +73,25 @@ scenario(
     await healthy(5_000)
   },
 )
+
+scenario('the certificate of an app node reads who is primary, and cannot say it', 20, async () => {
+  const secrets = `${state}/inventory/secrets`
+  const files = [`--etcd-ca-file=${secrets}/ca.crt`].concat(
+    ['cert', 'key'].map((part) => `--etcd-${part}-file=${secrets}/app01.${part === 'cert' ? 'crt' : 'key'}`),
+  )
+  const endpoints = `--etcd-endpoints=${nodes.map((node) => `https://${address(node)}:2379`).join()}`
+  const app = connect(load('proxy', [endpoints, ...files], { PGCM_CONFIG_FILE: '/dev/null' }).config)
+  try {
+    const seen = await app.get('/master')
+    assert.is(seen?.value, await published())
+    await app.replace({ '/master': seen }, { '/master': '192.0.2.1' }).then(
+      () => assert.unreachable('it was allowed'),
+      (error) => assert.match(error.message, /permission denied/i),
+    )
+  } finally {
+    app.close()
+  }
+})
 
 scenario(
   'a pgcm-supervise that slept through a failover never publishes the old primary again',
@@ -156,6 +177,13 @@ const readers = async () => {
   )
 }
 
+/** Seconds, by the metric of the primary. */
+async function lagOf(standby: string): Promise<number> {
+  const ask = "fetch('http://127.0.0.1:7432/metrics').then(async (page) => console.log(await page.text()))"
+  const { stdout } = await inside((await primary()) as string, ['node', '-e', ask])
+  return Number(stdout.match(`pgcm_standby_lag_seconds{node="${standby}"} (.*)`)?.[1])
+}
+
 const readersAre = (what: string, timeoutMs: number, ...wanted: string[]) =>
   until(what, { timeoutMs, everyMs: 100 }, async () => String(await readers()) === String(wanted.sort()))
 
@@ -170,6 +198,7 @@ scenario(
         await psql(late, 'select pg_wal_replay_pause()')
         try {
           await readersAre(`${late} is not`, 30_000, address(sync))
+          assert.ok((await lagOf(late)) > 10, 'the metric says so too')
         } finally {
           await psql(late, 'select pg_wal_replay_resume()')
         }

@@ -1,9 +1,9 @@
-// deadline: 600 s
+// deadline: 900 s
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
 import { healthy, primary } from './cluster.ts'
-import { repository, state } from './machines.ts'
+import { inside, repository, state } from './machines.ts'
 import { scenario } from './scenario.ts'
 
 /** Runs the playbook and returns its recap: host -> { ok, changed, failed, unreachable, ... }. */
@@ -43,5 +43,26 @@ for (const [title, ...words] of [
     assert.is(await healthy(10_000), before)
   })
 }
+
+scenario('what was not restarted when its files changed is restarted by the next run', 300, async () => {
+  const started = async (machine: string, unit: string) => {
+    const show = ['systemctl', 'show', '--value', '--property=ActiveEnterTimestampMonotonic', unit]
+    return Number((await inside(machine, show)).stdout)
+  }
+  const due: [string, string, string][] = [
+    ['pg02', 'etcd', '/etc/default/etcd'],
+    ['app01', 'pgcm-proxy', '/etc/pgcm/tls/node.crt'],
+  ]
+  const before = await Promise.all(due.map(([machine, unit]) => started(machine, unit)))
+  for (const [machine, , file] of due) await inside(machine, ['touch', file])
+  const { hosts } = await playbook()
+  assert.equal(
+    hosts.filter(({ changed }) => changed > 0).map(({ host }) => host),
+    ['app01', 'pg02'],
+  )
+  for (const [i, [machine, unit]] of due.entries())
+    assert.ok((await started(machine, unit)) > (before[i] ?? 0), `${unit} on ${machine}`)
+  await healthy(30_000)
+})
 
 test.run()

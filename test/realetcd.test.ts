@@ -295,9 +295,9 @@ test('a name may do in etcd what Ansible gave it, and no name less than any othe
         () => assert.unreachable('it was allowed'),
         (error) => assert.match(error.message, /permission denied/i),
       )
-    const roles = ['pg01=pgcm', 'app01=pgcm-proxy', 'billing=pgcm-reader']
+    const roles = ['pg01=pgcm', 'app01=pgcm-app', 'billing=pgcm-reader']
     const done = (await give(...roles)).trim().split('\n')
-    assert.ok(done.includes('user grant-role app01 pgcm-proxy'))
+    assert.ok(done.includes('user grant-role app01 pgcm-app'))
     assert.is(done.at(-1), 'auth enable')
     assert.is(await give(...roles), '')
     const [node, app, reader, stranger] = names.slice(1).map(as) as [Etcd, Etcd, Etcd, Etcd]
@@ -315,14 +315,16 @@ test('a name may do in etcd what Ansible gave it, and no name less than any othe
       stop.abort()
       await registering
       assert.is((await reader.list('/proxies/')).size, 0)
-      await refuses(reader.replace({}, { '/proxies/billing': 'x' }))
+      assert.ok(await app.replace({}, { '/history/now': '{}', '/lock': 'y' }))
+      for (const key of ['/proxies/billing', '/lock', '/history/now'])
+        await refuses(reader.replace({}, { [key]: 'x' }))
       await refuses(stranger.get('/master'))
       await refuses(node.ask((client) => client.kv.range({ key: Buffer.from('/other') })))
       // A machine that was an app node and is a Postgres node now.
       const changes = await give('pg01=pgcm', 'app01=pgcm', 'billing=pgcm-reader')
       assert.equal(changes.trim().split('\n').sort(), [
         'user grant-role app01 pgcm',
-        'user revoke-role app01 pgcm-proxy',
+        'user revoke-role app01 pgcm-app',
       ])
       assert.ok(await app.replace({}, { '/master': '10.0.0.2' }))
     } finally {

@@ -195,13 +195,16 @@ async function supervised(dir: string) {
     })
     const looks = await play(`${RECONNECTS} looks at Pacemaker`, daemon.pid, RECONNECTS, async (i) => {
       const view = store.keys.get('/postgres/cluster')?.mod_revision
-      daemon.sees(1 + (i % 3), 3 + i)
+      daemon.sees(i % 20 ? 3 : 1 + ((i / 20) % 2), 4 + i) // of another's promotion it tells a second or two later
       writeFileSync(join(dir, 'node3', 'poke'), 'x')
       await soon('it is published', () => store.keys.get('/postgres/cluster')?.mod_revision !== view)
     })
     const watched = await play(`${EVENTS} watch events`, daemon.pid, EVENTS / 100, () => events(store, 100))
     const reconnects = await play(`${RECONNECTS} reconnects`, daemon.pid, RECONNECTS, () => reconnect(world))
     return { before_mb: before, rest, repairs, looks, watched, reconnects, after_mb: rss(daemon.pid) }
+  } catch (error) {
+    for (const line of daemon.log().slice(-30)) tell(JSON.stringify(line))
+    throw error
   } finally {
     await daemon.stop()
     world.close()

@@ -21,6 +21,7 @@ export interface Lag {
 }
 
 const KEEP_MS = 3_600_000
+const PATIENCE_MS = 10_000
 
 /**
  * How far standbys lag in time, from what the primary had written when: PostgreSQL's own replay_lag stands still while replay does.
@@ -82,6 +83,7 @@ export function watchLag(
   const limitMs = config.standbyMaxLag
   const everyMs = Math.max(1000, limitMs / 5)
   let lags = new Map<string, Lag>()
+  let failing: number | undefined
   const primary = () => {
     const seen = view()
     return !signal.aborted && seen !== null && primaryOf(seen)?.name === hostname()
@@ -109,6 +111,7 @@ export function watchLag(
       while (primary()) {
         lags = meter(now(), await positions(query))
         await tell()
+        failing = undefined
         log.cleared('standbys.lag')
         await sleep(everyMs, signal)
       }
@@ -116,18 +119,17 @@ export function watchLag(
   }
 
   async function loop(): Promise<void> {
-    let failures = 0
     while (!signal.aborted) {
       await sleep(everyMs, signal)
-      if (!primary()) continue
-      try {
-        await measure()
-        failures = 0
-      } catch (error) {
-        failures += 1
-        // A primary that is demoted hangs up before Pacemaker says so.
-        if (failures > 1 && primary()) log.trouble('standbys.lag', { error })
+      if (!primary()) {
+        failing = undefined
+        continue
       }
+      await measure().catch((error) => {
+        failing ??= now()
+        // A primary that is demoted hangs up before Pacemaker says so.
+        if (primary() && now() - failing > PATIENCE_MS) log.trouble('standbys.lag', { error })
+      })
       lags = new Map()
     }
   }

@@ -58,6 +58,14 @@ export const whenStopped: Row[] = [
   },
   {
     does: 'monitor',
+    when: 'a primary died of a full disk',
+    given: { ...died, attributes: PG02_IS_PRIMARY, broken: { disk: '' } },
+    code: STAYS_OUT,
+    reason:
+      'was primary of epoch 17 and pg02 is primary now, and the disk here is full: run pgcm-rejoin on pg01',
+  },
+  {
+    does: 'monitor',
     when: 'it is stopped and a rejoin was interrupted',
     given: { pending: true },
     code: STAYS_OUT,

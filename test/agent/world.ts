@@ -284,7 +284,7 @@ export class World {
   /** Ends what still runs and removes the directory. */
   destroy(): void {
     for (const pid of [...this.children.map((child) => child.pid), this.postmaster]) endGroup(pid)
-    rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 })
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 })
   }
 }
 

@@ -313,7 +313,9 @@ scenario("the disk of the primary's WAL is full: a standby takes over, nothing i
         return name === full ? undefined : name
       })
       assert.ok(await load.commitAfter(10_000))
-      note(`disk full: gap ${ms(load.figures(since).longestGapMs)}; ${await reasonFor(full, other)}`)
+      const reason = await reasonFor(full, other)
+      note(`disk full: gap ${ms(load.figures(since).longestGapMs)}; ${reason}`)
+      assert.match(reason, /and the disk here is full: run pgcm-rejoin/)
       assert.ok((await complaintsOfSpace()) > before, 'the log of PostgreSQL says that the disk is full')
       const refused = await failing(inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 }))
       assert.is(refused.code, 2, `${refused.stdout}${refused.stderr}`)

@@ -5,6 +5,7 @@ import { inside } from '../test/cluster/machines.ts'
 import { underLoad } from '../test/cluster/scenario.ts'
 import { floor } from './floor.ts'
 import { handover } from './handover.ts'
+import { routed } from './routing.ts'
 import { stats } from './stats.ts'
 
 const { values } = parseArgs({
@@ -18,6 +19,8 @@ interface Run {
   /** The longest gap from the failover's end to the healthy cluster: the old primary was rejoined meanwhile. */
   secondGapMs: number
   commandMs: number
+  /** From the promotion to each PgBouncer's new address. */
+  routedMs: number[]
 }
 
 async function failovers(): Promise<{ all: Run[]; errors: number }> {
@@ -28,16 +31,18 @@ async function failovers(): Promise<{ all: Run[]; errors: number }> {
         const old = (await primary()) as string
         const to = await standby('HS:sync')
         const began = load.now()
+        const start = new Date()
         const { elapsedMs } = await inside('app01', ['pgcm-failover', '--yes'], { timeoutMs: 60_000 })
         await load.commitAfter(5_000)
         const { longestGapMs: gapMs } = load.figures(began)
+        const routedMs = await routed(to, start)
         const rejoining = load.now()
         await inside(old, ['pgcm-rejoin', '--yes'], { timeoutMs: 60_000 })
         await healthy(60_000)
         const { longestGapMs: secondGapMs } = load.figures(rejoining)
-        all.push({ gapMs, secondGapMs, commandMs: elapsedMs })
+        all.push({ gapMs, secondGapMs, commandMs: elapsedMs, routedMs })
         tell(
-          `failover ${run}/${runs}: ${old} -> ${to}, gap ${Math.round(gapMs)} ms, rejoin ${Math.round(secondGapMs)} ms, command ${elapsedMs} ms`,
+          `failover ${run}/${runs}: ${old} -> ${to}, gap ${Math.round(gapMs)} ms, routed ${Math.max(...routedMs)} ms, rejoin ${Math.round(secondGapMs)} ms, command ${elapsedMs} ms`,
         )
       }
     },
@@ -60,6 +65,7 @@ const result = {
   missing: 0, // underLoad compares every node's ledger, and throws
   gap_ms: gap,
   rejoin_gap_ms: second,
+  routed_ms: stats(all.flatMap((run) => run.routedMs)),
   command_ms: stats(all.map((run) => run.commandMs)),
   floor_ms: floors.median,
   handover_ms: handovers.median,

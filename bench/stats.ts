@@ -2,6 +2,8 @@
 export interface Stats {
   min: number
   median: number
+  /** 99th percentile: the worst of fewer than a hundred. */
+  p99: number
   worst: number
 }
 
@@ -14,5 +16,10 @@ export function stats(values: readonly number[]): Stats {
       ? sorted[middle]
       : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2
   const round = (value: number | undefined) => Math.round(value ?? Number.NaN)
-  return { min: round(sorted[0]), median: round(median), worst: round(sorted.at(-1)) }
+  return {
+    min: round(sorted[0]),
+    median: round(median),
+    p99: round(sorted[Math.ceil(sorted.length * 0.99) - 1]),
+    worst: round(sorted.at(-1)),
+  }
 }

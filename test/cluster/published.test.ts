@@ -91,6 +91,9 @@ scenario('the certificate of an app node reads who is primary, and cannot say it
   } finally {
     app.close()
   }
+  const all = ['/usr/local/sbin/etcdctl-root', 'endpoint', 'health', '--cluster']
+  const { stdout, stderr } = await inside(nodes[1] as string, all)
+  for (const node of nodes) assert.match(stdout + stderr, `https://${node}:2379 is healthy`)
 })
 
 scenario(

@@ -8,13 +8,16 @@ import { readFile, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeAtomically } from './atomic.ts'
 import type { Names } from './cluster.ts'
+import { Failed } from './errors.ts'
 import { log } from './log.ts'
-import { until } from './wait.ts'
+import { sleep, until } from './wait.ts'
 
 /** How much longer than here the agent waits: calling the move off comes first. */
 const MARGIN_MS = 2000
 /** How long Pacemaker may take to come to the demotion. */
 const REACH_MS = 4000
+/** The standbys are told at the same moment. What their agents do then, for about so long, would slow the pause down. */
+const CALLING_MS = 60
 /** No longer than this, with the margin: Pacemaker ends a notification after 20 s, and then demotes. */
 export const LONGEST_MS = 15_000
 
@@ -65,10 +68,12 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
     },
 
     /** Resolves once the demotion waits. */
-    reached: (signal: AbortSignal): Promise<unknown> =>
-      until('Pacemaker comes to the demotion', { timeoutMs: REACH_MS, everyMs: 5, signal }, () =>
-        exists(waiting),
-      ),
+    async reached(signal: AbortSignal): Promise<void> {
+      const bounds = { timeoutMs: REACH_MS, everyMs: 5, signal }
+      await until('Pacemaker comes to the demotion', bounds, () => exists(waiting))
+      await sleep(CALLING_MS, signal)
+      if (signal.aborted) throw new Failed('nobody waits for it any more')
+    },
 
     letGo,
 

@@ -2,6 +2,7 @@ import { noop } from 'cockatiel'
 import {
   Etcd3,
   type IDuplexStream,
+  type IEvent,
   type IKeyValue,
   type IRequestOp,
   type ITxnRequest,
@@ -84,6 +85,32 @@ function membersOf(config: Settings): Member[] {
   }))
 }
 
+const found = (kv: IKeyValue | undefined): Value | null =>
+  kv ? { value: kv.value.toString(), revision: kv.mod_revision } : null
+
+/** Keys as they were last seen, and of which revision of etcd that is, for each. */
+export interface Known<K extends string> {
+  values: Record<K, Value | null>
+  at: Record<K, bigint>
+}
+
+/** What is known with the news of a watch. They may come late, or not in order: older ones than what is known are none. */
+export function withNews<K extends string>(
+  known: Known<K>,
+  news: Pick<IEvent, 'type' | 'kv'>[],
+  keyOf: (full: Buffer) => K | undefined,
+): Known<K> {
+  const next = { values: { ...known.values }, at: { ...known.at } }
+  for (const { type, kv } of news) {
+    const key = keyOf(kv.key)
+    const revision = BigInt(kv.mod_revision)
+    if (key === undefined || revision <= next.at[key]) continue
+    next.values[key] = type === 'Delete' ? null : found(kv)
+    next.at[key] = revision
+  }
+  return next
+}
+
 /** A client of every member. Nothing is connected before the first request. */
 export function connect(config: Settings) {
   const members = membersOf(config)
@@ -132,19 +159,20 @@ export function connect(config: Settings) {
     })
   }
 
-  const found = (kv: IKeyValue | undefined): Value | null =>
-    kv ? { value: kv.value.toString(), revision: kv.mod_revision } : null
-
   const txn = (request: ITxnRequest): Promise<ITxnResponse> => ask((client) => client.kv.txn(request))
 
-  /** The keys at one moment, linearizable; null for those that are not there. */
-  async function read<K extends string>(keys: readonly K[]): Promise<Record<K, Value | null>> {
+  /** The keys at one moment, linearizable. */
+  async function look<K extends string>(keys: readonly K[]): Promise<Known<K>> {
     const success: IRequestOp[] = keys.map((key) => ({ request_range: { key: full(key) } }))
-    const { responses } = await txn({ success })
-    return Object.fromEntries(
-      keys.map((key, i) => [key, found(responses[i]?.response_range.kvs[0])]),
-    ) as Record<K, Value | null>
+    const { responses, header } = await txn({ success })
+    const values = keys.map((key, i) => [key, found(responses[i]?.response_range.kvs[0])])
+    const at = keys.map((key) => [key, BigInt(header.revision)])
+    return { values: Object.fromEntries(values), at: Object.fromEntries(at) }
   }
+
+  /** Their values then; null for those that are not there. */
+  const read = async <K extends string>(keys: readonly K[]): Promise<Record<K, Value | null>> =>
+    (await look(keys)).values
 
   return {
     members,
@@ -184,7 +212,7 @@ export function connect(config: Settings) {
 
     /**
      * Calls `change` with the keys as they are, at once and after every change, until `signal` aborts.
-     * The watch is only a hint to look; what counts is a linearizable read, made every `pollMs` in any case.
+     * A watch brings the changes; a linearizable read, made every `pollMs` and whenever a watch begins, has the last word.
      * `change` is awaited; an error of it ends the following.
      */
     async follow<K extends string>(
@@ -192,12 +220,18 @@ export function connect(config: Settings) {
       { pollMs, retryMs, signal }: { pollMs: number; retryMs: number; signal: AbortSignal },
       change: (values: Record<K, Value | null>) => void | Promise<void>,
     ): Promise<void> {
+      const keyOf = (bytes: Buffer) => keys.find((key) => full(key).equals(bytes))
       let hints = 0
-      let hintsAtRead = 0
+      let hintsBefore = 0
+      let news: IEvent[] = []
+      let known: Known<K> | undefined
+      let gap = false
       let wake = new AbortController()
-      const hint = () => {
+      const hint = (events: IEvent[]) => {
         hints += 1
-        wake.abort()
+        news.push(...events)
+        gap ||= events.length === 0 // what happened before this watch, nobody has told
+        setImmediate(() => wake.abort()) // the keys of one transaction come one by one
       }
       const stop = () => wake.abort()
       signal.addEventListener('abort', stop)
@@ -208,27 +242,36 @@ export function connect(config: Settings) {
       let last: string | undefined
       try {
         while (!signal.aborted) {
-          const hintsBefore = hintsAtRead
-          hintsAtRead = hints
+          const hintsAtLast = hintsBefore
+          hintsBefore = hints
           wake = new AbortController()
-          let pause = pollMs
+          let failed = false
           try {
-            const values = await read(keys)
-            seen.readAt = now()
-            log.cleared('etcd.read')
-            const text = JSON.stringify(values)
+            const told = news
+            news = []
+            const due = !known || gap || now() - seen.readAt >= pollMs
+            gap = false
+            const looked = known && !due ? withNews(known, told, keyOf) : await look(keys)
+            known = looked
+            if (due) {
+              seen.readAt = now()
+              log.cleared('etcd.read')
+            }
+            const text = JSON.stringify(looked.values)
             if (text !== last) {
               // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
-              if (last !== undefined) setTimeout(() => hints === hintsBefore && watch.rotate(), 250)
-              await change(values)
+              if (due && last !== undefined) setTimeout(() => hints === hintsAtLast && watch.rotate(), 250)
+              await change(looked.values)
               last = text
             }
           } catch (error) {
             if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
             else throw error
-            pause = retryMs
+            gap = true
+            failed = true
           }
-          if (hints === hintsAtRead) await sleep(pause, wake.signal)
+          const pause = failed ? retryMs : Math.max(0, pollMs - (now() - seen.readAt))
+          if (hints === hintsBefore) await sleep(pause, wake.signal)
         }
       } finally {
         signal.removeEventListener('abort', stop)
@@ -248,8 +291,8 @@ export function connect(config: Settings) {
 export type Etcd = ReturnType<typeof connect>
 
 interface Heard {
-  /** Called for whatever comes out of the stream. */
-  hint: () => void
+  /** Called for whatever comes out of the stream: changes, or none when a watch begins. */
+  hint: (events: IEvent[]) => void
   /** Called when a watch was accepted, and when it is over. */
   watching: (stands: boolean) => void
 }
@@ -280,11 +323,12 @@ function watcher(members: Member[], keys: Buffer[], { hint, watching }: Heard, s
       stream = opened
       current = opened
       opened.on('data', (response) => {
+        if (gone) return
         if (response.canceled) return over(new Error(`watch cancelled by ${member.name}`))
         failures = 0
-        if (!gone) watching(true)
+        watching(true)
         log.cleared('etcd.watch')
-        hint()
+        hint(response.events)
       })
       opened.on('error', over)
       opened.on('end', () => over(new Error('the stream ended')))

@@ -1,7 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
-import { connect, type Etcd, EtcdDown } from '../lib/etcd.ts'
+import { connect, type Etcd, EtcdDown, withNews } from '../lib/etcd.ts'
 import { register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
@@ -94,6 +94,28 @@ test('nobody there is one error that names everybody', async () => {
     assert.instance(error, EtcdDown)
     for (const { url } of members) assert.ok(error.message.includes(url.slice(7)), error.message)
   })
+})
+
+test('news of a watch count if they are newer than what is known, key by key', () => {
+  const value = (text: string, revision: string) => ({ value: text, revision })
+  const news = (type: 'Put' | 'Delete', key: string, text: string, revision: string) =>
+    ({ type, kv: { key: Buffer.from(key), value: Buffer.from(text), mod_revision: revision } }) as never
+  const known = { values: { a: value('1', '5'), b: null }, at: { a: 10n, b: 10n } }
+  const keyOf = (full: Buffer) => (['a', 'b'] as const).find((key) => key === full.toString())
+  const after = (...all: never[]) => withNews(known, all, keyOf).values
+  assert.equal(after(news('Put', 'a', 'old', '9'), news('Put', 'b', 'deleted since', '10')), known.values)
+  assert.equal(after(news('Put', 'b', 'x', '12'), news('Put', 'a', '2', '11')), {
+    a: value('2', '11'),
+    b: value('x', '12'),
+  })
+  assert.equal(after(news('Delete', 'a', '', '11'), news('Put', 'a', '1', '5')).a, null)
+  assert.equal(
+    after(news('Put', 'a', '2', '9007199254740993'), news('Put', 'a', '1', '9007199254740992')).a,
+    {
+      ...value('2', '9007199254740993'),
+    },
+  )
+  assert.equal(after(news('Put', 'c', 'not ours', '11')), known.values)
 })
 
 test('changes are followed, deletions too', async () => {

@@ -6,12 +6,12 @@ import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
-import { connect, type Etcd } from '../lib/etcd.ts'
+import { connect, type Etcd, type Value } from '../lib/etcd.ts'
 import { register } from '../lib/etcdlease.ts'
 import { log } from '../lib/log.ts'
 import { sh } from '../lib/sh.ts'
 import type { Tls } from '../lib/tls.ts'
-import { now, since, until } from '../lib/wait.ts'
+import { now, since, sleep, until } from '../lib/wait.ts'
 import { certificates } from './certificates.ts'
 import { withDaemon } from './daemon.ts'
 import { pooler } from './pooler.ts'
@@ -269,6 +269,40 @@ test('with TLS our certificate is accepted, and one of another CA is refused, wh
       )
     })
   }, node)
+})
+
+test('a watch brings the values: nobody asks again, and none is lost where many change', async () => {
+  await withEtcd(async (cluster) => {
+    const etcd = clientOf(cluster.endpoints)
+    const stop = new AbortController()
+    const seen: Record<string, Value | null>[] = []
+    const settings = { pollMs: 60_000, retryMs: 100, signal: stop.signal }
+    const following = etcd.follow(['/master', '/cluster'], settings, (values) => void seen.push(values))
+    const told = () => [seen.at(-1)?.['/master']?.value, seen.at(-1)?.['/cluster']?.value]
+    try {
+      await soon('it watches', 5000, () => etcd.seen.watching)
+      const marked = async () => {
+        const at = etcd.seen.readAt
+        await sleep(100)
+        return at === etcd.seen.readAt
+      }
+      await soon('it has read what there is', 5000, marked)
+      const { readAt } = etcd.seen
+      for (let i = 1; i <= 50; i++)
+        await etcd.replace({}, { '/master': `10.0.0.${i}`, '/cluster': `${i}`, '/lock': 'x' })
+      await soon('it has seen the last', 5000, () => String(told()) === '10.0.0.50,50')
+      const whole = seen.filter((each) => each['/master']?.value === `10.0.0.${each['/cluster']?.value}`)
+      assert.ok(whole.length > 10, 'most come with both keys of their transaction')
+      await cluster.ctl(['del', KEY])
+      await soon('it is gone', 5000, () => String(told()) === ',50')
+      assert.is(seen.at(-1)?.['/master'], null)
+      assert.is(etcd.seen.readAt, readAt)
+    } finally {
+      stop.abort()
+      await following
+      etcd.close()
+    }
+  })
 })
 
 test('a name may do in etcd what Ansible gave it, and no name less than any other', async () => {

@@ -1,20 +1,9 @@
 import { noop } from 'cockatiel'
-import {
-  Etcd3,
-  type IDuplexStream,
-  type IEvent,
-  type IKeyValue,
-  type IRequestOp,
-  type ITxnRequest,
-  type ITxnResponse,
-  type IWatchRequest,
-  type IWatchResponse,
-} from 'etcd3'
+import { Etcd3, type IKeyValue, type IRequestOp, type ITxnRequest, type ITxnResponse } from 'etcd3'
 import type { Config } from './config.ts'
 import { Failed, messageOf, Refused } from './errors.ts'
-import { log } from './log.ts'
 import { etcdTls } from './tls.ts'
-import { now, sleep } from './wait.ts'
+import { now } from './wait.ts'
 
 /** No member gave an answer. */
 export class EtcdDown extends Failed {}
@@ -85,30 +74,13 @@ function membersOf(config: Settings): Member[] {
   }))
 }
 
-const found = (kv: IKeyValue | undefined): Value | null =>
+export const found = (kv: IKeyValue | undefined): Value | null =>
   kv ? { value: kv.value.toString(), revision: kv.mod_revision } : null
 
 /** Keys as they were last seen, and of which revision of etcd that is, for each. */
 export interface Known<K extends string> {
   values: Record<K, Value | null>
   at: Record<K, bigint>
-}
-
-/** What is known with the news of a watch. They may come late, or not in order: older ones than what is known are none. */
-export function withNews<K extends string>(
-  known: Known<K>,
-  news: Pick<IEvent, 'type' | 'kv'>[],
-  keyOf: (full: Buffer) => K | undefined,
-): Known<K> {
-  const next = { values: { ...known.values }, at: { ...known.at } }
-  for (const { type, kv } of news) {
-    const key = keyOf(kv.key)
-    const revision = BigInt(kv.mod_revision)
-    if (key === undefined || revision <= next.at[key]) continue
-    next.values[key] = type === 'Delete' ? null : found(kv)
-    next.at[key] = revision
-  }
-  return next
 }
 
 /** A client of every member. Nothing is connected before the first request. */
@@ -179,9 +151,10 @@ export function connect(config: Settings) {
     full,
     ask,
     txn,
+    look,
     read,
     /** Of what is followed: when (of `now()`) it was last read, at first when this client was made; and whether a watch stands. */
-    seen: seen as Readonly<typeof seen>,
+    seen,
 
     async get(key: string): Promise<Value | null> {
       return (await read([key]))[key] ?? null
@@ -210,75 +183,6 @@ export function connect(config: Settings) {
       return (await txn({ compare, success })).succeeded
     },
 
-    /**
-     * Calls `change` with the keys as they are, at once and after every change, until `signal` aborts.
-     * A watch brings the changes; a linearizable read, made every `pollMs` and whenever a watch begins, has the last word.
-     * `change` is awaited; an error of it ends the following.
-     */
-    async follow<K extends string>(
-      keys: readonly K[],
-      { pollMs, retryMs, signal }: { pollMs: number; retryMs: number; signal: AbortSignal },
-      change: (values: Record<K, Value | null>) => void | Promise<void>,
-    ): Promise<void> {
-      const keyOf = (bytes: Buffer) => keys.find((key) => full(key).equals(bytes))
-      let hints = 0
-      let hintsBefore = 0
-      let news: IEvent[] = []
-      let known: Known<K> | undefined
-      let gap = false
-      let wake = new AbortController()
-      const hint = (events: IEvent[]) => {
-        hints += 1
-        news.push(...events)
-        gap ||= events.length === 0 // what happened before this watch, nobody has told
-        setImmediate(() => wake.abort()) // the keys of one transaction come one by one
-      }
-      const stop = () => wake.abort()
-      signal.addEventListener('abort', stop)
-      const watching = (stands: boolean) => {
-        seen.watching = stands
-      }
-      const watch = watcher(members, keys.map(full), { hint, watching }, signal)
-      let last: string | undefined
-      try {
-        while (!signal.aborted) {
-          const hintsAtLast = hintsBefore
-          hintsBefore = hints
-          wake = new AbortController()
-          let failed = false
-          try {
-            const told = news
-            news = []
-            const due = !known || gap || now() - seen.readAt >= pollMs
-            gap = false
-            const looked = known && !due ? withNews(known, told, keyOf) : await look(keys)
-            known = looked
-            if (due) {
-              seen.readAt = now()
-              log.cleared('etcd.read')
-            }
-            const text = JSON.stringify(looked.values)
-            if (text !== last) {
-              // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
-              if (due && last !== undefined) setTimeout(() => hints === hintsAtLast && watch.rotate(), 250)
-              await change(looked.values)
-              last = text
-            }
-          } catch (error) {
-            if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
-            else throw error
-            gap = true
-            failed = true
-          }
-          const pause = failed ? retryMs : Math.max(0, pollMs - (now() - seen.readAt))
-          if (hints === hintsBefore) await sleep(pause, wake.signal)
-        }
-      } finally {
-        signal.removeEventListener('abort', stop)
-        watch.close()
-      }
-    },
-
     close(): void {
       for (const { client, streams } of members) {
         client.close()
@@ -289,55 +193,3 @@ export function connect(config: Settings) {
 }
 
 export type Etcd = ReturnType<typeof connect>
-
-interface Heard {
-  /** Called for whatever comes out of the stream: changes, or none when a watch begins. */
-  hint: (events: IEvent[]) => void
-  /** Called when a watch was accepted, and when it is over. */
-  watching: (stands: boolean) => void
-}
-
-/** One watch stream on one member at a time. */
-function watcher(members: Member[], keys: Buffer[], { hint, watching }: Heard, signal: AbortSignal) {
-  let current: IDuplexStream<IWatchRequest, IWatchResponse> | undefined
-  let index = 0
-  let failures = 0
-
-  function open(): void {
-    const member = members[index % members.length]
-    if (signal.aborted || !member) return
-    const over = (error?: unknown) => {
-      if (signal.aborted || gone) return
-      gone = true
-      watching(false)
-      stream?.cancel()
-      index += 1
-      failures += 1
-      log.debug('etcd.watch', { member: member.name, error })
-      if (failures > members.length) log.trouble('etcd.watch', { member: member.name, error })
-      sleep(Math.min(200 * failures, 2000), signal).then(open)
-    }
-    let gone = false
-    let stream: typeof current
-    member.streams.watchClient.watch().then((opened) => {
-      stream = opened
-      current = opened
-      opened.on('data', (response) => {
-        if (gone) return
-        if (response.canceled) return over(new Error(`watch cancelled by ${member.name}`))
-        failures = 0
-        watching(true)
-        log.cleared('etcd.watch')
-        hint(response.events)
-      })
-      opened.on('error', over)
-      opened.on('end', () => over(new Error('the stream ended')))
-      for (const key of keys) opened.write({ create_request: { key } })
-    }, over)
-  }
-  open()
-  return {
-    rotate: () => current?.cancel(),
-    close: () => current?.cancel(),
-  }
-}

@@ -8,6 +8,7 @@ import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
 import { Failed, messageOf } from './errors.ts'
 import { connect, type Etcd, type Value } from './etcd.ts'
+import { followKeys } from './etcdfollow.ts'
 import { register } from './etcdlease.ts'
 import { parseLaggards } from './lag.ts'
 import { insist } from './listenretry.ts'
@@ -98,7 +99,7 @@ async function route(
   signal.addEventListener('abort', () => wake.abort(), { once: true })
   process.on('SIGHUP', hear) // a template that has changed is read again whenever it is used
   const settings = { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal }
-  const following = etcd.follow([keys.primary, keys.cluster, keys.laggards], settings, (found) => {
+  const following = followKeys(etcd, [keys.primary, keys.cluster, keys.laggards], settings, (found) => {
     values = found
     hear()
   })

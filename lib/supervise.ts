@@ -8,6 +8,7 @@ import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
 import { demotion } from './demotion.ts'
 import { connect, type Value } from './etcd.ts'
+import { followKeys } from './etcdfollow.ts'
 import { watchLag } from './lag.ts'
 import { insist } from './listenretry.ts'
 import { log } from './log.ts'
@@ -217,7 +218,8 @@ async function supervise(
   const api = await insist('api.bind', open, signal)
 
   // A key that was deleted or overwritten comes back, whoever did it.
-  const repairing = etcd.follow(
+  const repairing = followKeys(
+    etcd,
     [keys.primary, keys.cluster, keys.laggards],
     { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
     (values) => {

@@ -5,6 +5,7 @@ import { type Api, connect as connectApi } from './api.ts'
 import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
 import { connect as connectEtcd } from './etcd.ts'
+import { followKeys } from './etcdfollow.ts'
 import { lock } from './etcdlock.ts'
 import { keysOf, parseCluster } from './publish.ts'
 import { LEASE_MS, type World } from './run.ts'
@@ -87,12 +88,10 @@ export function connectWorld(config: Config): Surroundings {
 
     watchPrimary(onChange, signal) {
       const settings = { pollMs: 500, retryMs: 200, signal }
-      etcd
-        .follow([keys.cluster], settings, (values) => {
-          const cluster = parseCluster(values[keys.cluster] ?? null)
-          if (cluster) onChange(cluster)
-        })
-        .catch(() => {}) // only a shortcut: whoever waits has a deadline as well
+      followKeys(etcd, [keys.cluster], settings, (values) => {
+        const cluster = parseCluster(values[keys.cluster] ?? null)
+        if (cluster) onChange(cluster)
+      }).catch(() => {}) // only a shortcut: whoever waits has a deadline as well
     },
 
     async published() {

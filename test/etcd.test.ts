@@ -1,7 +1,8 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
-import { connect, type Etcd, EtcdDown, withNews } from '../lib/etcd.ts'
+import { connect, type Etcd, EtcdDown } from '../lib/etcd.ts'
+import { followKeys, withNews } from '../lib/etcdfollow.ts'
 import { register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
@@ -123,7 +124,7 @@ test('changes are followed, deletions too', async () => {
     const stop = new AbortController()
     const seen: (string | undefined)[] = []
     const settings = { pollMs: 60_000, retryMs: 50, signal: stop.signal }
-    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    const following = followKeys(etcd, ['/a'], settings, (values) => void seen.push(values['/a']?.value))
     await soon('it looked', () => seen.length === 1)
     await soon('it watches', () => store.watchers.size === 1)
     store.put('/postgres/a', '1')
@@ -143,7 +144,7 @@ test('a watch that says nothing is found out by the next look, and left', async 
     const seen: (string | undefined)[] = []
     for (const each of members) each.state.silent = true
     const settings = { pollMs: 100, retryMs: 50, signal: stop.signal }
-    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    const following = followKeys(etcd, ['/a'], settings, (values) => void seen.push(values['/a']?.value))
     await soon('it watches', () => store.watchers.size === 1)
     const [before] = store.watchers
     const asked = () => members.reduce((sum, { state }) => sum + state.asked, 0)
@@ -165,7 +166,7 @@ test('while etcd is away the last state stays; afterwards it is caught up', asyn
     const seen: (string | undefined)[] = []
     store.put('/postgres/a', '1')
     const settings = { pollMs: 50, retryMs: 50, signal: stop.signal }
-    const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    const following = followKeys(etcd, ['/a'], settings, (values) => void seen.push(values['/a']?.value))
     await soon('it looked', () => seen.length === 1)
     set(members, 'refuse')
     await soon('it noticed', () => (members[0]?.state.asked ?? 0) > 2)

@@ -5,6 +5,7 @@ import { type ApiError, connect as connectApi } from '../lib/api.ts'
 import { type Handler, serve } from '../lib/apiserver.ts'
 import { load } from '../lib/config.ts'
 import { connect as connectEtcd } from '../lib/etcd.ts'
+import { followKeys } from '../lib/etcdfollow.ts'
 import { log } from '../lib/log.ts'
 import { now, since, sleep, until } from '../lib/wait.ts'
 import { member, Store } from './etcdserver.ts'
@@ -81,7 +82,7 @@ test('a watch of etcd over a connection that is dead is found out before the nex
   const stop = new AbortController()
   const settings = { pollMs: HOUR, retryMs: HOUR, signal: stop.signal }
   const seen: (string | undefined)[] = []
-  const following = etcd.follow(['/a'], settings, (values) => void seen.push(values['/a']?.value))
+  const following = followKeys(etcd, ['/a'], settings, (values) => void seen.push(values['/a']?.value))
   try {
     await soon('it watches', () => etcd.seen.watching && store.watchers.size === 1)
     const [before] = store.watchers

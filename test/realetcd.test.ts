@@ -7,6 +7,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
 import { connect, type Etcd, type Value } from '../lib/etcd.ts'
+import { followKeys } from '../lib/etcdfollow.ts'
 import { register } from '../lib/etcdlease.ts'
 import { log } from '../lib/log.ts'
 import { sh } from '../lib/sh.ts'
@@ -67,7 +68,12 @@ async function following(
   const stop = new AbortController()
   const seen: (string | undefined)[] = []
   const settings = { pollMs: 1000, retryMs: 1000, signal: stop.signal }
-  const running = etcd.follow(['/master'], settings, (values) => void seen.push(values['/master']?.value))
+  const running = followKeys(
+    etcd,
+    ['/master'],
+    settings,
+    (values) => void seen.push(values['/master']?.value),
+  )
   const write = async (text: string) => {
     await until('it is written', { timeoutMs: 15_000 }, async () => {
       try {
@@ -277,7 +283,7 @@ test('a watch brings the values: nobody asks again, and none is lost where many 
     const stop = new AbortController()
     const seen: Record<string, Value | null>[] = []
     const settings = { pollMs: 60_000, retryMs: 100, signal: stop.signal }
-    const following = etcd.follow(['/master', '/cluster'], settings, (values) => void seen.push(values))
+    const following = followKeys(etcd, ['/master', '/cluster'], settings, (values) => void seen.push(values))
     const told = () => [seen.at(-1)?.['/master']?.value, seen.at(-1)?.['/cluster']?.value]
     try {
       await soon('it watches', 5000, () => etcd.seen.watching)

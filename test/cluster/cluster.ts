@@ -150,6 +150,20 @@ export async function pointsAt(machine: string): Promise<string> {
   return rows.find((row) => row.name === 'app')?.host ?? ''
 }
 
+const STANDBYS = {
+  first: { 'HS:potential': 'STREAMING|POTENTIAL', 'HS:sync': 'STREAMING|SYNC' },
+  any: { 'HS:sync': 'STREAMING|QUORUM' },
+}
+let method: keyof typeof STANDBYS = 'first'
+
+/** Sets the agent's parameter, for which Pacemaker stops and starts PostgreSQL everywhere, and waits until all is well. */
+export async function syncMethod(wanted: keyof typeof STANDBYS, timeoutMs: number): Promise<void> {
+  const set = ['--set-parameter=sync_method', `--parameter-value=${wanted}`]
+  await inside((await primary()) as string, ['crm_resource', '--resource=Postgresql', ...set])
+  method = wanted
+  await healthy(timeoutMs)
+}
+
 /** Everything that is wrong with the cluster, in plain words; empty when it is as it should be. */
 export async function complaints(): Promise<string[]> {
   const wrong: string[] = []
@@ -159,14 +173,12 @@ export async function complaints(): Promise<string[]> {
   if (!name) return ['there is no primary']
   const view = await crm(name)
   const statuses = nodes.map((node) => view.nodes[node]?.status).sort()
-  if (statuses.join(' ') !== 'HS:potential HS:sync PRI') {
+  if (statuses.join(' ') !== (method === 'any' ? 'HS:sync HS:sync PRI' : 'HS:potential HS:sync PRI')) {
     wrong.push(nodes.map((node) => `${node} is ${view.nodes[node]?.status || 'unknown'}`).join(', '))
   }
   for (const node of nodes) {
     const { status = '', dataStatus = '', role = '' } = view.nodes[node] ?? {}
-    const expected = { PRI: 'LATEST', 'HS:sync': 'STREAMING|SYNC', 'HS:potential': 'STREAMING|POTENTIAL' }[
-      status
-    ]
+    const expected = ({ PRI: 'LATEST', ...STANDBYS[method] } as Record<string, string>)[status]
     if (dataStatus !== expected || role === '') wrong.push(`${node}: role ${role}, ${status}, ${dataStatus}`)
   }
   wrong.push(...view.failures.map((failure) => `failed action on ${failure}`))

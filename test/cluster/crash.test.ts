@@ -1,7 +1,7 @@
 // deadline: 600 s
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { cure, healthy, primary, primaryWithin } from './cluster.ts'
+import { cure, healthy, primary, primaryWithin, turnOn } from './cluster.ts'
 import { bouncers, inside, killPostmaster, playground, psql } from './machines.ts'
 import { followed } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
@@ -42,7 +42,7 @@ scenario(
           assert.ok(await load.commitAfter(10_000, since + 1_000, path), `commits through ${path}`)
         const { longestGapMs } = load.figures(since - 1_000)
         note(`plug pulled: ${old} -> ${name}, gap ${Math.round(longestGapMs)} ms`)
-        await playground('start', [old])
+        await turnOn(old)
         await cure(120_000)
         assert.is(await psql(old, 'select pg_is_in_recovery()'), 't')
       },

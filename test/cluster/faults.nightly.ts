@@ -233,8 +233,7 @@ scenario('a standby flaps three times in a minute: commits never wait longer tha
       for (let round = 0; round < 3; round++) {
         await playground('kill', [flapping])
         assert.ok(await load.commitAfter(3_500, load.now() + 500))
-        await playground('start', [flapping])
-        await until(`${flapping} is on`, { timeoutMs: 20_000 }, () => isOn(flapping))
+        await turnOn(flapping)
       }
       note(`flapping standby: longest gap ${ms(load.figures(since).longestGapMs)}`)
     },

@@ -94,7 +94,7 @@ export function primaryOf(cluster: ClusterView): NodeView | null {
   return claims.length === 1 ? (claims[0] ?? null) : null
 }
 
-const rank = ['STREAMING|SYNC', 'STREAMING|QUORUM', 'STREAMING|POTENTIAL', 'STREAMING|ASYNC']
+const rank = ['STREAMING|SYNC', 'STREAMING|POTENTIAL', 'STREAMING|ASYNC']
 
 /** Standbys that stream, the synchronous one first. */
 export function standbysOf(cluster: ClusterView): NodeView[] {
@@ -108,5 +108,5 @@ export function standbysOf(cluster: ClusterView): NodeView[] {
 
 /** The standby that planned failover takes when none is named. */
 export function syncStandbyOf(cluster: ClusterView): NodeView | null {
-  return standbysOf(cluster).find((node) => /\|(SYNC|QUORUM)$/.test(node.dataStatus ?? '')) ?? null
+  return standbysOf(cluster).find(({ dataStatus }) => dataStatus === 'STREAMING|SYNC') ?? null
 }

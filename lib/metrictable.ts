@@ -53,7 +53,7 @@ export const table = {
     type: 'gauge',
     on: supervise,
     labels: ['state'],
-    help: 'Standbys that stream: sync, quorum, potential or async',
+    help: 'Standbys that stream: sync, potential or async; with sync_method any all are sync',
   },
   pgcm_standby_lag_seconds: {
     type: 'gauge',

@@ -26,7 +26,7 @@ export function viewSamples(view: ClusterView | null, lookedAt: number, here: st
     ['pgcm_nodes', view.nodes.length],
     ['pgcm_promoted_here', Number(view.nodes.some((n) => n.name === here && n.role === 'Promoted'))],
     ...view.nodes.map((n): Sample => ['pgcm_seen_primary', Number(n.name === primary), { node: n.name }]),
-    ...['sync', 'quorum', 'potential', 'async'].map(
+    ...['sync', 'potential', 'async'].map(
       (state): Sample => ['pgcm_standbys', count(states, state), { state }],
     ),
     ...(['cli', 'ours'] as const).map(

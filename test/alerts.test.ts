@@ -51,7 +51,7 @@ function healthy(): Series {
     say('pgcm_promoted_here', here(), Number(machine === 'pg01'))
     say('pgcm_nodes', here(), 3)
     for (const node of NODES) say('pgcm_seen_primary', here(`node="${node}"`), Number(node === 'pg01'))
-    for (const [state, count] of Object.entries({ sync: 1, quorum: 0, potential: 1, async: 0 }))
+    for (const [state, count] of Object.entries({ sync: 1, potential: 1, async: 0 }))
       say('pgcm_standbys', here(`state="${state}"`), count)
     if (machine === 'pg01')
       for (const node of ['pg02', 'pg03']) say('pgcm_standby_lag_seconds', here(`node="${node}"`), 0)

@@ -90,7 +90,6 @@ test('a healthy cluster, as its primary and as a standby see it', () => {
     'pgcm_seen_primary{node="pg02"}': 0,
     'pgcm_seen_primary{node="pg03"}': 1,
     'pgcm_standbys{state="sync"}': 1,
-    'pgcm_standbys{state="quorum"}': 0,
     'pgcm_standbys{state="potential"}': 1,
     'pgcm_standbys{state="async"}': 0,
     'pgcm_constraints{kind="cli"}': 0,

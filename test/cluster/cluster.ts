@@ -152,7 +152,7 @@ export async function pointsAt(machine: string): Promise<string> {
 
 const STANDBYS = {
   first: { 'HS:potential': 'STREAMING|POTENTIAL', 'HS:sync': 'STREAMING|SYNC' },
-  any: { 'HS:sync': 'STREAMING|QUORUM' },
+  any: { 'HS:sync': 'STREAMING|SYNC' },
 }
 let method: keyof typeof STANDBYS = 'first'
 

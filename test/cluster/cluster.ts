@@ -158,9 +158,14 @@ let method: keyof typeof STANDBYS = 'first'
 
 /** Sets the agent's parameter, for which Pacemaker stops and starts PostgreSQL everywhere, and waits until all is well. */
 export async function syncMethod(wanted: keyof typeof STANDBYS, timeoutMs: number): Promise<void> {
-  const set = ['--set-parameter=sync_method', `--parameter-value=${wanted}`]
-  await inside((await primary()) as string, ['crm_resource', '--resource=Postgresql', ...set])
   method = wanted
+  const name = await primaryWithin(timeoutMs)
+  const resource = ['crm_resource', '--resource=Postgresql']
+  const { stdout } = await inside(name, [...resource, '--get-parameter=sync_method'], {
+    okCodes: [0, 6, 105],
+  })
+  if ((stdout.trim() || 'first') === wanted) return
+  await inside(name, [...resource, '--set-parameter=sync_method', `--parameter-value=${wanted}`])
   await healthy(timeoutMs)
 }
 
@@ -255,6 +260,7 @@ export async function cure(timeoutMs = 180_000): Promise<string> {
     inside('pg01', ['crm_resource', '--cleanup'], { okCodes: [0, 1, 124] }),
   )
   await primaryWithin(60_000)
+  await syncMethod(method, 60_000) // a test that was killed may have left another
   for (const machine of nodes) {
     const back = await until(`${machine} runs`, { timeoutMs: 15_000, everyMs: 500 }, () =>
       runsWell(machine),

@@ -1,7 +1,7 @@
 /** Standbys that replay too far behind to read from: the primary's node measures them, and says in etcd who they are. */
 import { hostname } from 'node:os'
 import { type ClusterView, primaryOf } from './cluster.ts'
-import { type Config, formatDuration } from './config.ts'
+import type { Config } from './config.ts'
 import type { Etcd, Value } from './etcd.ts'
 import { log } from './log.ts'
 import { type Positions, positions, serverOf, session } from './postgres.ts'
@@ -80,8 +80,9 @@ export function watchLag(
   signal: AbortSignal,
 ): { ended: Promise<void>; lags: () => Map<string, Lag> } {
   const keys = keysOf(config)
-  const limitMs = config.standbyMaxLag
-  const everyMs = Math.max(1000, limitMs / 5)
+  // Without a limit nobody is too late, and who was on the list before comes off it.
+  const limitMs = config.standbyMaxLag || Number.POSITIVE_INFINITY
+  const everyMs = Math.min(10_000, Math.max(1000, limitMs / 5))
   let lags = new Map<string, Lag>()
   let failing: number | undefined
   const primary = () => {
@@ -102,7 +103,7 @@ export function watchLag(
       [keys.laggards]: found[keys.laggards] ?? null,
     }
     if (await etcd.replace(guard, { [keys.laggards]: JSON.stringify(after) }))
-      log.info('standbys.lag', { lagging: after, before, limit: formatDuration(limitMs) })
+      log.info('standbys.lag', { lagging: after, before })
   }
 
   async function measure(): Promise<void> {

@@ -200,11 +200,8 @@ async function supervise(
     const found = published()
     return found ? [...always, ...publishedSamples(found), ['pgcm_drift', Number(drift())]] : always
   })
-  const lag =
-    config.standbyMaxLag > 0
-      ? watchLag(config, { etcd, view: () => view, known: () => known }, signal)
-      : undefined
-  if (lag) metrics.collect(() => lagSamples(lag.lags()))
+  const lag = watchLag(config, { etcd, view: () => view, known: () => known }, signal)
+  metrics.collect(() => lagSamples(lag.lags()))
   const tls = apiTls(config)
   const allowed = allowedNames(config, tls)
   const move = demotion(names, ownDirectory(), async () => {
@@ -261,7 +258,7 @@ async function supervise(
     () => primary === undefined && !signal.aborted && life.ready('waiting for Pacemaker'),
   )
 
-  await Promise.all([watching, repairing, lag?.ended])
+  await Promise.all([watching, repairing, lag.ended])
   await move.giveUp('pgcm-supervise was stopped')
   await released(pauses)
   await (await api.opened)?.close()

@@ -53,6 +53,11 @@ test('who lags: beyond the limit for sure; until it is within it for sure', () =
   assert.equal(who(['pg03'], 20_000, 30_000), ['pg02', 'pg03'], 'pg03 does not stream')
 })
 
+test('without a limit nobody lags, not even who did', () => {
+  const lags = new Map([['pg02', { least: 5000, most: Number.POSITIVE_INFINITY }]])
+  assert.equal(laggards(['pg02'], lags, Number.POSITIVE_INFINITY), [])
+})
+
 test('rubbish in etcd names nobody', () => {
   assert.equal(parseLaggards(null), [])
   for (const text of ['', '{', 'null', '7', '{"pg02":1}']) assert.equal(parseLaggards(value(text)), [])

@@ -9,9 +9,18 @@ import { note, scenario, underLoad } from './scenario.ts'
 
 const ms = Math.round
 
-scenario('with sync_method any the cluster comes up again by itself', 120, async () => {
-  await syncMethod('any', 60_000)
-})
+scenario(
+  'sync_method is changed to any: PostgreSQL is restarted everywhere, and nothing is lost',
+  120,
+  async () => {
+    await underLoad(async (load) => {
+      const since = load.now()
+      await syncMethod('any', 60_000)
+      assert.ok(await load.commitAfter(10_000))
+      note(`sync_method changed: gap ${ms(load.figures(since).longestGapMs)} ms`)
+    })
+  },
+)
 
 scenario('a standby that hangs, whichever it is, stalls no commit', 90, async () => {
   const name = (await primary()) as string

@@ -29,6 +29,11 @@ const POKE_FILE = 'poke'
 const ownDirectory = () => process.env.RUNTIME_DIRECTORY ?? '/run/pgcm-supervise'
 /** After a poke the CIB may still be on its way: these are the delays of further looks. */
 const AFTERLOOKS_MS = [60, 200]
+/**
+ * Alerts come by the dozen where a node starts or a standby attaches. So long after a look none of them causes another; but a
+ * promotion here is heard of at once, without a look.
+ */
+const SPACING_MS = 250
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
 /** So many times longer is the wait for the next look where no look is urgent. */
@@ -65,6 +70,7 @@ async function follow(
   signal.addEventListener('abort', () => wake.abort(), { once: true })
   await pokes(join(ownDirectory(), POKE_FILE), signal, poke)
   let last: Snapshot | undefined
+  let lookedAt = Number.NEGATIVE_INFINITY
   let looks = 0
   while (!signal.aborted) {
     const woken = poked !== pokedBefore
@@ -80,6 +86,9 @@ async function follow(
         await seen(early)
         await sleep(TOLD_MS, signal)
       }
+      if (woken) await sleep(lookedAt + SPACING_MS - now(), wake.signal)
+      if (poked !== pokedBefore) continue
+      lookedAt = now()
       const cib = await readCib(bounds)
       if (cib !== last?.cib) {
         last = await lookAt(cib, names, bounds)

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { now, since, until } from '../lib/wait.ts'
+import { now, since, sleep, until } from '../lib/wait.ts'
 import { member, Store } from './etcdserver.ts'
 import { address, type Supervise, supervise } from './supervised.ts'
 
@@ -85,6 +85,20 @@ test('at rest it looks every three seconds, at once when an alert comes, and rep
       )
       assert.ok(since(spoilt) < 1000, `repaired after ${since(spoilt)} ms`)
     }
+  })
+})
+
+test('a storm of alerts causes a look now and then, not one each', async () => {
+  await supervised(async ({ daemon, home }) => {
+    const before = daemon.looks()
+    const start = now()
+    let told = 0
+    while (since(start) < 3000) {
+      writeFileSync(join(home, 'poke'), `${told++}`)
+      await sleep(10)
+    }
+    const looks = daemon.looks() - before
+    assert.ok(told > 100 && looks > 3 && looks <= 4 + since(start) / 250, `${looks} looks at ${told} alerts`)
   })
 })
 

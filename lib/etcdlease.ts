@@ -26,7 +26,7 @@ async function renew(etcd: Etcd, id: string): Promise<boolean> {
       stream.on('end', () => reject(new Failed('the stream ended')))
       stream.on('data', ({ TTL }) => {
         resolve(Number(TTL) > 0)
-        stream.cancel()
+        stream.end() // a cancelled one is an error to etcd3, which would connect anew for the next
       })
       stream.write({ ID: id })
     })

@@ -36,8 +36,10 @@ const AFTERLOOKS_MS = [60, 200]
 const SPACING_MS = 250
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
-/** So many times longer is the wait for the next look where no look is urgent. */
-const EASY_FACTOR = 3
+/** How long at least the wait is for the next look where no look is urgent. */
+const EASY_MS = 10_000
+/** systemd is told that we live at least so often, however long we wait. */
+const ALIVE_MS = 5000
 /** How long a look that is due is put off where clients are held at that moment. */
 const HELD_MS = 1000
 /** A node that sees less than etcd says for longer than this is not just late. */
@@ -69,6 +71,12 @@ async function follow(
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
   await pokes(join(ownDirectory(), POKE_FILE), signal, poke)
+  async function rest(ms: number): Promise<void> {
+    for (let left = ms; left > 0 && !wake.signal.aborted; left -= ALIVE_MS) {
+      alive()
+      await sleep(Math.min(left, ALIVE_MS), wake.signal)
+    }
+  }
   let last: Snapshot | undefined
   let lookedAt = Number.NEGATIVE_INFINITY
   let looks = 0
@@ -107,10 +115,10 @@ async function follow(
       const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
       looks += 1
       const easy = () => busy() || (told() && last !== undefined && warned.reliable(last.cib))
-      await sleep(afterlook ?? config.pacemakerPollInterval, wake.signal)
-      if (afterlook === undefined && easy())
-        await sleep((EASY_FACTOR - 1) * config.pacemakerPollInterval, wake.signal)
-      if (busy()) await sleep(HELD_MS, wake.signal)
+      const interval = config.pacemakerPollInterval
+      await rest(afterlook ?? interval)
+      if (afterlook === undefined && easy()) await rest(EASY_MS - interval)
+      if (busy()) await rest(HELD_MS)
     }
   }
 }

@@ -4,7 +4,7 @@ import { addressOf } from './address.ts'
 import type { Blocker } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
 import { version } from './cli.ts'
-import { type ClusterView, type Names, primaryOf, syncStandbyOf } from './cluster.ts'
+import { type ClusterView, type Names, type NodeView, primaryOf, syncStandbyOf } from './cluster.ts'
 import type { Config } from './config.ts'
 import { type Demotion, LONGEST_MS } from './demotion.ts'
 import { messageOf } from './errors.ts'
@@ -49,13 +49,21 @@ export function nodeHandlers(
   /** Makes the constraint, where the target can be promoted. */
   async function move(request: Record<string, unknown>, signal: AbortSignal): Promise<string> {
     const lifetimeMs = milliseconds(request, 'lifetime') || 60_000
-    const view = lastView() ?? (await readCluster(names, bounds(signal)))
     const wanted = String(request.target ?? '')
-    const target = wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
+    const targetIn = (view: ClusterView) =>
+      wanted ? view.nodes.find((node) => node.name === wanted) : syncStandbyOf(view)
+    const runs = (node: NodeView | null | undefined) => node?.online && node.role === 'Unpromoted'
+    const last = lastView()
+    let target = last && targetIn(last)
+    if (!runs(target)) {
+      // Of a standby that came back a moment ago nobody has told us.
+      const fresh = readCluster(names, bounds(signal))
+      target = targetIn(last ? await fresh.catch(() => last) : await fresh)
+    }
     if (!target) {
       throw new Fault(grpc.status.NOT_FOUND, wanted ? `no node ${wanted}` : 'there is no synchronous standby')
     }
-    if (!target.online || target.role !== 'Unpromoted') {
+    if (!runs(target)) {
       throw new Fault(
         grpc.status.FAILED_PRECONDITION,
         `${target.name} is no standby that runs: ${target.role}`,

@@ -37,7 +37,7 @@ const SPACING_MS = 250
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
 /** How long at least the wait is for the next look where no look is urgent. */
-const EASY_MS = 10_000
+const EASY_MS = 3000
 /** systemd is told that we live at least so often, however long we wait. */
 const ALIVE_MS = 5000
 /** How long a look that is due is put off where clients are held at that moment. */

@@ -1,8 +1,13 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { addressOf } from '../lib/address.ts'
+import { load } from '../lib/config.ts'
 import { Failed } from '../lib/errors.ts'
-import { migrate, migrateCommand, unmigrateCommand } from '../lib/pacemaker.ts'
+import { nodeHandlers } from '../lib/nodeapi.ts'
+import { migrate, migrateCommand, readCluster, unmigrateCommand } from '../lib/pacemaker.ts'
 
 test('the move is a location rule that ends by itself', () => {
   assert.equal(migrateCommand('msPostgresql', 'pg02', new Date('2026-01-02T03:04:05.678Z')), [
@@ -34,6 +39,38 @@ test('a node never has a loopback address', async () => {
   const refused = await addressOf('localhost').catch((error) => error)
   assert.instance(refused, Failed)
   assert.match(refused.message, /localhost has only loopback addresses here: /)
+})
+
+test('a standby that came back a moment ago, of which nobody has told us, can be the target of a move', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-target-'))
+  const PATH = process.env.PATH
+  try {
+    for (const [program, kind] of [
+      ['cibadmin', 'cib'],
+      ['crm_mon', 'crm_mon'],
+    ]) {
+      const answer = new URL(`./fixtures/trixie-healthy.${kind}.xml`, import.meta.url).pathname
+      const script = `#!/bin/sh\ncase $* in *--modify*) echo "$*" >>${dir}/did ;; *) cat ${answer} ;; esac\n`
+      writeFileSync(join(dir, String(program)), script, { mode: 0o755 })
+    }
+    process.env.PATH = `${dir}:${PATH}`
+    const names = { resource: 'Postgresql', clone: 'msPostgresql' }
+    const view = await readCluster(names, { timeoutMs: 5000 })
+    const stopped = {
+      ...view,
+      nodes: view.nodes.map((n) => (n.name === 'pg01' ? { ...n, role: 'Stopped' } : n)),
+    }
+    const { config } = load('supervise', [], { PGCM_CONFIG_FILE: '/dev/null' })
+    const none = {} as never
+    const { migrate } = nodeHandlers(config, names, none, none, none, none, () => stopped)
+    await migrate({ target: 'pg01' }, new AbortController().signal).catch(
+      (error) => assert.not.match(String(error), /is no standby that runs/), // there is no pg01 here to look up
+    )
+    assert.match(readFileSync(join(dir, 'did'), 'utf8'), /id="pgcm-move-msPostgresql".*value="pg01"/)
+  } finally {
+    process.env.PATH = PATH
+    rmSync(dir, { recursive: true })
+  }
 })
 
 test.run()

@@ -8,7 +8,7 @@ import { messageOf } from './errors.ts'
 import { log } from './log.ts'
 import type { Playground } from './playground-layout.ts'
 import * as processes from './playground-process.ts'
-import { now, since, until } from './wait.ts'
+import { now, since, sleep, until } from './wait.ts'
 
 /** What the fence device can do with the machines behind it. */
 export interface Sockets {
@@ -21,11 +21,17 @@ export interface Sockets {
 const socketOf = (ground: Pick<Playground, 'dir'>): string => join(ground.dir, 'fence', 'fence.sock')
 
 /**
+ * How long a machine that is rebooted stays off. A container boots before corosync has missed it; then the news that it was fenced
+ * reach the machine itself, which stops its Pacemaker for good.
+ */
+const DARK_MS = 4000
+
+/**
  * The playground's fence device, spoken to over HTTP on a unix socket:
  * `POST /off/NODE`, `/on/NODE`, `/reboot/NODE`, `GET /status/NODE`, `GET /list`.
  * An answer of 200 to off or reboot means that nothing of the machine ran any more at that moment.
  */
-export function fenceServer(machines: Sockets): Server {
+export function fenceServer(machines: Sockets, darkMs = DARK_MS): Server {
   const act: Record<string, (name: string) => Promise<[number, string]>> = {
     'GET status': async (name) => [200, machines.power(name) === 'on' ? 'on' : 'off'],
     'POST off': async (name) => {
@@ -42,7 +48,11 @@ export function fenceServer(machines: Sockets): Server {
       await machines.off(name)
       if (machines.power(name) === 'unplugged') return [200, 'off']
       // The asker wants to know that it is off; the boot may take its time.
-      machines.on(name).catch((error) => log.error('fence.boot-failed', { node: name, error }))
+      const boot = async () => {
+        await sleep(darkMs)
+        if (machines.power(name) === 'off') await machines.on(name)
+      }
+      boot().catch((error) => log.error('fence.boot-failed', { node: name, error }))
       return [200, 'off, booting']
     },
   }

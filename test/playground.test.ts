@@ -19,6 +19,7 @@ import { lock } from '../lib/playground-lock.ts'
 import { chooseSubnet, rangeOf, routes } from '../lib/playground-network.ts'
 import { identify, isAlive, recall, remember } from '../lib/playground-process.ts'
 import { follow } from '../lib/playground-progress.ts'
+import { until } from '../lib/wait.ts'
 
 const ground: layout.Playground = {
   name: 'pgcm',
@@ -272,7 +273,7 @@ test('the fence device switches machines, knows no others, and respects a pulled
   inDirectory(async (dir) => {
     log.setLevel('error')
     const { sockets, log: said, power } = fakeMachines()
-    const server = fenceServer(sockets)
+    const server = fenceServer(sockets, 5)
     const socket = join(dir, 'fence.sock')
     await new Promise<void>((resolve) => server.listen(socket, resolve))
     const asked: [string, string, [number, string]][] = [
@@ -287,6 +288,7 @@ test('the fence device switches machines, knows no others, and respects a pulled
       ['POST', '/off/pg01/x', [404, 'no POST /off/pg01/x here']],
     ]
     for (const [method, path, answer] of asked) assert.equal(await ask(socket, method, path), answer, path)
+    await until('it boots', { timeoutMs: 5000, everyMs: 5 }, () => said.length === 4)
     assert.equal(said, ['off pg02', 'on pg02', 'off pg02', 'on pg02'])
 
     power.set('pg02', 'unplugged')

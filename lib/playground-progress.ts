@@ -32,6 +32,7 @@ export function follow(argv: string[], options: Follow): Promise<void> {
   return new Promise((resolve, reject) => {
     mkdirSync(dirname(logFile), { recursive: true })
     const log = createWriteStream(logFile, { flags: 'w', mode: 0o600 })
+    log.on('error', () => {}) // without a log the command goes on; how it ends is told all the same
     const child = spawn(argv[0] as string, argv.slice(1), {
       ...{ cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] },
     })

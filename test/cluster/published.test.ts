@@ -198,10 +198,13 @@ scenario(
     const report = await underLoad(async () => {
       await withReadPool(async () => {
         await readersAre('both standbys are for reading', 10_000, address(sync), address(late))
+        // One that has just come back may be late until the next measurement.
+        await until('it has caught up', { timeoutMs: 20_000 }, async () => (await lagOf(late)) < 1)
+        await readersAre('both standbys are still', 10_000, address(sync), address(late))
         await psql(late, 'select pg_wal_replay_pause()')
         try {
           await readersAre(`${late} is not`, 30_000, address(sync))
-          assert.ok((await lagOf(late)) > 10, 'the metric says so too')
+          await until('the metric says so too', { timeoutMs: 5000 }, async () => (await lagOf(late)) > 10)
         } finally {
           await psql(late, 'select pg_wal_replay_resume()')
         }

@@ -61,7 +61,7 @@ export function parseLaggards(value: Value | null): string[] {
   }
 }
 
-export interface Seen {
+export interface Sources {
   etcd: Etcd
   /** What Pacemaker says. */
   view: () => ClusterView | null
@@ -76,7 +76,7 @@ export interface Seen {
  */
 export function watchLag(
   config: Config,
-  { etcd, view, known }: Seen,
+  { etcd, view, known }: Sources,
   signal: AbortSignal,
 ): { ended: Promise<void>; lags: () => Map<string, Lag> } {
   const keys = keysOf(config)

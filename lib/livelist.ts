@@ -36,6 +36,7 @@ export function liveList(steps: { name: string; undo?: string }[], line: (text: 
         task: async (_, task) => {
           row.task = task
           const { ok, error, skip } = await over
+          // The run ended before this step: listr2 shows its row as such.
           if (skip) return task.skip(`${name}: not reached`)
           if (error) throw new Error(`${name}: ${error}`)
           task.title = `${name} ${ok}`

@@ -4,7 +4,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
 import { complaints, crm, cure, healthy, primary, primaryWithin, standby, turnOn } from './cluster.ts'
-import { muzzleFencing, nothingRuns, walDisk } from './faults.ts'
+import { killAgentBefore, muzzleFencing, nothingRuns, walDisk } from './faults.ts'
 import {
   bouncers,
   failing,
@@ -198,19 +198,42 @@ scenario(
   },
 )
 
-scenario('a promotion is killed in the middle: somebody is promoted within 60 s', 180, async () => {
+/** The steps of a promotion, by the line of the agent's that does the next thing. */
+const STEPS = {
+  'before the votes are counted': '\tif within "$vote_timeout" enough_votes; then',
+  'when the votes are counted': '\t\twait && nobody_ahead && become_primary',
+  'when it is proven': '\twrite_file "$tmpdir/PGSQL.lock"',
+  'when its lock file is written': '\t[ "$(promise)" -eq "$epoch" ] && [ "$epoch" -gt "$timeline" ]',
+  'right before PostgreSQL is told': '\tanswer=$(sql',
+  'when PostgreSQL is primary': '\t[ "$answer" = ',
+  'before the daemon is told': '\twake_supervise',
+  'before Pacemaker is told': '\t(sleep 0.3; [ ! -e "$run/promoted" ]',
+}
+const promotionDies = async (line: string, how?: string) => {
   await underLoad(async (load) => {
     const old = (await primary()) as string
     const others = nodes.filter((node) => node !== old)
-    await killPostmaster(old)
-    // Only one of them is chosen; the other one waits for nothing.
-    const kill = 'timeout 8 sh -c "until pkill -9 -f pgcm/pgsq[l].promote; do sleep 0.01; done" || true'
-    await Promise.all(others.map((node) => inside(node, kill, { timeoutMs: 30_000 })))
-    await primaryWithin(60_000)
-    assert.ok(await load.commitAfter(10_000))
+    const { hits, restore } = await killAgentBefore(others, line, how)
+    try {
+      const since = load.now()
+      await killPostmaster(old)
+      await until('a promotion was killed', { timeoutMs: 20_000 }, async () => (await hits()).length > 0)
+      await primaryWithin(60_000)
+      assert.ok(await load.commitAfter(10_000))
+      const gap = ms(load.figures(since - 100).longestGapMs)
+      note(`promotion killed on ${(await hits()).join(' and ')}: gap ${gap}`)
+    } finally {
+      await restore()
+    }
     await cure()
   })
-})
+}
+for (const [step, line] of Object.entries(STEPS)) {
+  scenario(`a promotion is killed ${step}: somebody is promoted within 60 s`, 180, () => promotionDies(line))
+}
+scenario('PostgreSQL dies with its promotion before anybody follows: nothing is lost', 180, () =>
+  promotionDies(STEPS['when PostgreSQL is primary'], 'kill -9 "$postmaster" $$'),
+)
 
 scenario('the node that was promoted dies before long, and returns: nothing is lost', 240, async () => {
   await underLoad(async (load) => {

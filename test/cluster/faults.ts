@@ -15,6 +15,33 @@ export async function muzzleFencing(): Promise<() => Promise<void>> {
   return () => each(`if [ -e ${agent}.good ]; then mv ${agent}.good ${agent}; fi`)
 }
 
+const AGENT = '/usr/lib/ocf/resource.d/pgcm/pgsql'
+const ARMED = '/run/killed-at'
+
+/**
+ * Makes the agent of each of the nodes kill itself (-9) once, right before its line that begins with `line`.
+ * `hits` are the nodes where it has; `restore` puts the agent back.
+ */
+export async function killAgentBefore(machines: string[], line: string, how = 'kill -9 $$') {
+  const each = (command: string) => Promise.all(machines.map((machine) => inside(machine, command)))
+  const trap = `if [ -e ${ARMED} ]; then rm ${ARMED}; ${how}; fi`
+  const script = 'index($0, line) == 1 { print trap; found++ } { print } END { exit found != 1 }'
+  await each(
+    `cp -p ${AGENT} ${AGENT}.good && cp -p ${AGENT} ${AGENT}.new && touch ${ARMED} && ` +
+      `LINE='${line}' TRAP='${trap}' awk 'BEGIN { line = ENVIRON["LINE"]; trap = ENVIRON["TRAP"] } ${script}' ` +
+      `${AGENT}.good >${AGENT}.new && mv ${AGENT}.new ${AGENT}`,
+  )
+  return {
+    hits: async () => {
+      const armed = await Promise.all(
+        machines.map((machine) => inside(machine, ['test', '-e', ARMED], { okCodes: [0, 1] })),
+      )
+      return machines.filter((_, at) => armed[at]?.code === 1)
+    },
+    restore: () => each(`rm -f ${ARMED} && mv ${AGENT}.good ${AGENT}`),
+  }
+}
+
 /** No process of PostgreSQL is left in a machine. */
 export const nothingRuns = async (machine: string): Promise<boolean> =>
   (await inside(machine, ['pgrep', '-x', 'postgres'], { okCodes: [0, 1] })).code === 1

@@ -94,11 +94,15 @@ export function connect(config: Settings) {
    * Runs a request on one member, and on the next ones when it fails or is slow. So a request may be carried out
    * twice: only what is guarded by a comparison may be written through this.
    */
-  async function ask<T>(request: (client: Etcd3) => Promise<T>): Promise<T> {
+  const ask = async <T>(request: (client: Etcd3) => Promise<T>): Promise<T> =>
+    (await askFrom(preferred, request)).answer
+
+  /** The same, beginning with a certain member; `by` is the one that gave the answer. Both are places in `members`. */
+  async function askFrom<T>(first: number, request: (client: Etcd3) => Promise<T>) {
     // Two rounds: while a leader is elected every member says no at once.
-    const order = [...members, ...members].map((_, i) => (preferred + i) % members.length)
+    const order = [...members, ...members].map((_, i) => (first + i) % members.length)
     const errors: string[] = []
-    return new Promise<T>((resolve, reject) => {
+    return new Promise<{ answer: T; by: number }>((resolve, reject) => {
       let settled = false
       let next = 0
       let timer: NodeJS.Timeout | undefined
@@ -106,15 +110,15 @@ export function connect(config: Settings) {
         clearTimeout(timer)
         const index = order[next++]
         const member = index === undefined ? undefined : members[index]
-        if (settled || !member) return
+        if (settled || index === undefined || !member) return
         timer = setTimeout(more, HEDGE_MS)
         request(member.client).then(
-          (value) => {
+          (answer) => {
             if (settled) return
             settled = true
             clearTimeout(timer)
-            preferred = index ?? 0
-            resolve(value)
+            preferred = index
+            resolve({ answer, by: index })
           },
           (error) => {
             errors.push(`${member.name}: ${messageOf(error)}`)
@@ -133,13 +137,17 @@ export function connect(config: Settings) {
 
   const txn = (request: ITxnRequest): Promise<ITxnResponse> => ask((client) => client.kv.txn(request))
 
-  /** The keys at one moment, linearizable. */
-  async function look<K extends string>(keys: readonly K[]): Promise<Known<K>> {
+  /** The keys at one moment, linearizable; by the member `first`, if it answers in time. */
+  async function look<K extends string>(
+    keys: readonly K[],
+    first = preferred,
+  ): Promise<Known<K> & { by: number }> {
     const success: IRequestOp[] = keys.map((key) => ({ request_range: { key: full(key) } }))
-    const { responses, header } = await txn({ success })
+    const { answer, by } = await askFrom(first, (client) => client.kv.txn({ success }))
+    const { responses, header } = answer
     const values = keys.map((key, i) => [key, found(responses[i]?.response_range.kvs[0])])
     const at = keys.map((key) => [key, BigInt(header.revision)])
-    return { values: Object.fromEntries(values), at: Object.fromEntries(at) }
+    return { values: Object.fromEntries(values), at: Object.fromEntries(at), by }
   }
 
   /** Their values then; null for those that are not there. */

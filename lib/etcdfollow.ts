@@ -21,9 +21,14 @@ export function withNews<K extends string>(
   return next
 }
 
+/** How many times longer the polls are apart while the member of the watch answers them in time. */
+const EASY = 3
+
 /**
  * Calls `change` with the keys as they are, at once and after every change, until `signal` aborts.
- * A watch brings the changes; a linearizable read, made every `pollMs` and whenever a watch begins, has the last word.
+ * A watch brings the changes; a linearizable read has the last word. It is made whenever a watch begins, and every `pollMs`, or a
+ * third as often while the member of the watch has an answer. A member that has none is dead, hangs, or has lost the others: its
+ * watch would say nothing either, and is made anew on the next one.
  * `change` is awaited; an error of it ends the following.
  */
 export async function followKeys<K extends string>(
@@ -38,6 +43,7 @@ export async function followKeys<K extends string>(
   let news: IEvent[] = []
   let known: Known<K> | undefined
   let gap = false
+  let everyMs = pollMs
   let wake = new AbortController()
   const hint = (events: IEvent[]) => {
     hints += 1
@@ -49,6 +55,9 @@ export async function followKeys<K extends string>(
   signal.addEventListener('abort', stop)
   const watching = (stands: boolean) => {
     seen.watching = stands
+    if (stands) return
+    everyMs = pollMs
+    wake.abort()
   }
   const watch = watcher(members, keys.map(full), { hint, watching }, signal)
   let last: string | undefined
@@ -58,31 +67,38 @@ export async function followKeys<K extends string>(
       hintsBefore = hints
       wake = new AbortController()
       let failed = false
+      let due = false
       try {
         const told = news
         news = []
-        const due = !known || gap || now() - seen.readAt >= pollMs
-        gap = false
-        const looked = known && !due ? withNews(known, told, keyOf) : await look(keys)
-        known = looked
-        if (due) {
+        if (!known || gap || now() - seen.readAt >= everyMs) {
+          gap = false
+          due = true
+          const asked = watch.member()
+          const looked = await look(keys, asked)
+          known = looked
+          const well = seen.watching && looked.by === asked
+          if (seen.watching && !well) watch.rotate()
+          everyMs = well ? EASY * pollMs : pollMs
           seen.readAt = now()
           log.cleared('etcd.read')
-        }
-        const text = JSON.stringify(looked.values)
+        } else known = withNews(known, told, keyOf)
+        const { values } = known
+        const text = JSON.stringify(values)
         if (text !== last) {
           // A watch that let a change pass unsaid hangs, or its member is cut off: on to the next one.
           if (due && last !== undefined) setTimeout(() => hints === hintsAtLast && watch.rotate(), 250)
-          await change(looked.values)
+          await change(values)
           last = text
         }
       } catch (error) {
         if (error instanceof EtcdDown) log.trouble('etcd.read', { error })
         else throw error
         gap = true
+        everyMs = pollMs
         failed = true
       }
-      const pause = failed ? retryMs : Math.max(0, pollMs - (now() - seen.readAt))
+      const pause = failed ? retryMs : Math.max(0, everyMs - (now() - seen.readAt))
       if (hints === hintsBefore) await sleep(pause, wake.signal)
     }
   } finally {
@@ -138,6 +154,8 @@ function watcher(members: Etcd['members'], keys: Buffer[], { hint, watching }: H
   }
   open()
   return {
+    /** Its place in `members`. */
+    member: () => index % members.length,
     rotate: () => current?.cancel(),
     close: () => current?.cancel(),
   }

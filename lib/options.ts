@@ -149,7 +149,7 @@ export const options = [
     default: '1s',
     min: '1s',
     scripts: daemons,
-    help: 'how often the keys are read although the watch said nothing',
+    help: 'how often the keys are read although the watch said nothing; a third as often while its member answers',
   },
   {
     name: 'etcd-retry-interval',
@@ -283,7 +283,7 @@ export const options = [
     default: '1s',
     min: '1s',
     scripts: ['supervise'],
-    help: 'how often Pacemaker is asked although its alerts said nothing; each 3s while they surely arrive',
+    help: 'how often Pacemaker is asked although its alerts said nothing; each 10s while they surely arrive',
   },
   {
     name: 'pacemaker-get-timeout',

@@ -160,6 +160,47 @@ test('a watch that says nothing is found out by the next look, and left', async 
   })
 })
 
+test('a member that answers no read loses its watch, though that says nothing wrong', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    const stop = new AbortController()
+    const seen: (string | undefined)[] = []
+    const settings = { pollMs: 100, retryMs: 50, signal: stop.signal }
+    const following = followKeys(etcd, ['/a'], settings, (values) => void seen.push(values['/a']?.value))
+    await soon('it watches', () => store.watchers.size === 1 && etcd.seen.watching)
+    const [before] = store.watchers
+    const [asked, ...others] = [...members].sort((a, b) => b.state.asked - a.state.asked)
+    for (const each of others) assert.is(each.state.asked, 0)
+    Object.assign(asked?.state ?? {}, { mode: 'hang', silent: true })
+    await soon(
+      'it watches elsewhere',
+      () => store.watchers.size === 1 && !store.watchers.has(before as never),
+    )
+    store.put('/postgres/a', '1')
+    await soon('it saw the change', () => seen.at(-1) === '1')
+    stop.abort()
+    await following
+  })
+})
+
+test('while the watch stands and its member answers, polls are three times as far apart', async () => {
+  await cluster(async ({ store, etcd, members }) => {
+    const stop = new AbortController()
+    const settings = { pollMs: 100, retryMs: 50, signal: stop.signal }
+    const following = followKeys(etcd, ['/a'], settings, () => {})
+    await soon('it watches', () => store.watchers.size === 1 && etcd.seen.watching)
+    const asked = () => members.reduce((sum, { state }) => sum + state.asked, 0)
+    const polls = async (count: number) => {
+      const [start, before] = [now(), asked()]
+      await soon(`${count} polls`, () => asked() >= before + count)
+      return since(start)
+    }
+    await polls(1) // the one of the watch's beginning may be under way
+    assert.ok((await polls(2)) >= 500, 'two polls are 600 ms apart, not 200')
+    stop.abort()
+    await following
+  })
+})
+
 test('while etcd is away the last state stays; afterwards it is caught up', async () => {
   await cluster(async ({ store, etcd, members }) => {
     const stop = new AbortController()

@@ -77,7 +77,7 @@ export async function daemon(
       const silent = performance.now() - heard
       if (silent < SILENCE_MS) await notify('WATCHDOG=1')
       else log.error('daemon.silent', { for: formatDuration(Math.round(silent)) })
-      await sleep(watchdogMs / 3, stop.signal)
+      await sleep(watchdogMs / 2, stop.signal) // as sd_watchdog_enabled(3) recommends
     }
   }
 

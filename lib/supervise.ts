@@ -36,12 +36,14 @@ const AFTERLOOKS_MS = [60, 200]
 const SPACING_MS = 250
 /** How long Pacemaker is left alone with a promotion here that has been told already: the CPU is for the clients that come. */
 const TOLD_MS = 1000
-/** How long at least the wait is for the next look where no look is urgent. */
-const EASY_MS = 3000
+/** How long the wait is for the next look where no look is urgent: whatever happens wakes us. */
+const EASY_MS = 10_000
 /** systemd is told that we live at least so often, however long we wait. */
 const ALIVE_MS = 5000
 /** How long a look that is due is put off where clients are held at that moment. */
 const HELD_MS = 1000
+/** What rings for a look that no alert asked for. */
+const RING = 'ring'
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
@@ -49,12 +51,13 @@ const DOUBT_MS = 10_000
 
 /**
  * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new.
- * Looks less while `busy`, and while all is told and Pacemaker's alerts are known to arrive.
+ * Looks less while `busy`, and while all is told and Pacemaker's alerts are known to arrive; at once when `bell` rings.
  */
 async function follow(
   config: Config,
   names: Names,
   { signal, alive }: Life,
+  bell: EventTarget,
   seen: (view: ClusterView) => Promise<void>,
   calm: () => void,
   busy: () => boolean,
@@ -63,14 +66,19 @@ async function follow(
   let wake = new AbortController()
   let poked = 0
   let pokedBefore = 0
+  let looks = AFTERLOOKS_MS.length
   const warned = alerts(hostname())
   const poke = () => {
     poked += 1
-    warned.heard()
     wake.abort()
   }
   signal.addEventListener('abort', () => wake.abort(), { once: true })
-  await pokes(join(ownDirectory(), POKE_FILE), signal, poke)
+  bell.addEventListener(RING, poke, { signal })
+  await pokes(join(ownDirectory(), POKE_FILE), signal, () => {
+    warned.heard()
+    looks = 0
+    poke()
+  })
   async function rest(ms: number): Promise<void> {
     for (let left = ms; left > 0 && !wake.signal.aborted; left -= ALIVE_MS) {
       alive()
@@ -79,7 +87,6 @@ async function follow(
   }
   let last: Snapshot | undefined
   let lookedAt = Number.NEGATIVE_INFINITY
-  let looks = 0
   while (!signal.aborted) {
     const woken = poked !== pokedBefore
     pokedBefore = poked
@@ -108,16 +115,17 @@ async function follow(
       if (!signal.aborted) log.trouble('pacemaker.read', { error })
     }
     alive()
-    if (woken) looks = 0
     if (poked !== pokedBefore) {
       await sleep(5, signal) // pokes come in bursts
     } else {
-      const afterlook = poked > 0 ? AFTERLOOKS_MS[looks] : undefined
+      const afterlook = AFTERLOOKS_MS[looks]
       looks += 1
       const easy = () => busy() || (told() && last !== undefined && warned.reliable(last.cib))
       const interval = config.pacemakerPollInterval
       await rest(afterlook ?? interval)
-      if (afterlook === undefined && easy()) await rest(EASY_MS - interval)
+      const most = afterlook === undefined ? EASY_MS : 0
+      for (let ms = interval; ms < most && easy() && !wake.signal.aborted; ms += interval)
+        await rest(interval)
       if (busy()) await rest(HELD_MS)
     }
   }
@@ -142,6 +150,8 @@ async function supervise(
   let behindSince: number | undefined
   let untold = false
   let later: NodeJS.Timeout | undefined
+  const bell = new EventTarget()
+  let owed = false
   signal.addEventListener('abort', () => clearTimeout(later), { once: true })
   /** The view that etcd refused last, as being old. */
   let refused: { epoch: number; primary: string | null; at: number } | undefined
@@ -159,10 +169,23 @@ async function supervise(
 
   /** Sees to it that etcd is told what this node sees, by this node or by one that is nearer to it. */
   function tell(reason: string): Promise<void> {
-    const wait = view ? courtesy(view, hostname()) : 0
+    const wait = view && !owed ? courtesy(view, hostname()) : 0
+    owed = false
     if (wait === 0) return tellNow(reason)
     // Not put off by what comes after: changes may go on for long.
     later ??= setTimeout(() => tellNow(reason), wait)
+    return publishing
+  }
+
+  /** Etcd has changed. Where it is at odds with what this node saw, others may just have seen more: it looks again before it speaks. */
+  function compare(): Promise<void> {
+    const wait = view ? courtesy(view, hostname()) : 0
+    if (wait === 0 || !drift()) return tell('etcd changed')
+    later ??= setTimeout(() => {
+      later = undefined
+      owed = true
+      bell.dispatchEvent(new Event(RING))
+    }, wait)
     return publishing
   }
 
@@ -238,7 +261,7 @@ async function supervise(
     { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
     (values) => {
       known = values
-      return tell('etcd changed')
+      return compare()
     },
   )
   let primary: string | null | undefined
@@ -246,6 +269,7 @@ async function supervise(
     config,
     names,
     life,
+    bell,
     async (seen) => {
       view = seen
       lookedAt = now()
@@ -268,7 +292,7 @@ async function supervise(
     },
     // While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us.
     () => pauses.current() !== null,
-    () => !untold && !drift(),
+    () => primary !== null && !untold && !drift(),
   )
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(

@@ -72,13 +72,13 @@ export interface Sources {
 /**
  * Keeps the list in etcd while this node is primary, until `signal` aborts. Nobody else writes it, so it outlives a promotion: a
  * standby that lagged is on it until the new primary has seen it catch up.
- * @returns `lags`: how far each standby lags; of none elsewhere than on the primary
+ * @returns `lags`: how far each standby lags; of none elsewhere than on the primary. `repair` is for when etcd has changed
  */
 export function watchLag(
   config: Config,
   { etcd, view, known }: Sources,
   signal: AbortSignal,
-): { ended: Promise<void>; lags: () => Map<string, Lag> } {
+): { ended: Promise<void>; lags: () => Map<string, Lag>; repair: () => void } {
   const keys = keysOf(config)
   // Without a limit nobody is too late, and who was on the list before comes off it.
   const limitMs = config.standbyMaxLag || Number.POSITIVE_INFINITY
@@ -134,5 +134,11 @@ export function watchLag(
       lags = new Map()
     }
   }
-  return { ended: loop(), lags: () => lags }
+  return {
+    ended: loop(),
+    lags: () => lags,
+    repair() {
+      if (primary() && lags.size > 0) tell().catch((error) => log.debug('standbys.lag', { error })) // the next measurement tells again
+    },
+  }
 }

@@ -261,6 +261,7 @@ async function supervise(
     { pollMs: config.etcdPollInterval, retryMs: config.etcdRetryInterval, signal },
     (values) => {
       known = values
+      lag.repair()
       return compare()
     },
   )

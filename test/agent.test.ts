@@ -137,6 +137,26 @@ test('a promotion is told to pgcm-supervise at once, and to Pacemaker a moment l
     await until('Pacemaker is told', { timeoutMs: 10_000 }, () => world.attributes['status@pg01'] === 'PRI')
   }))
 
+test('what the standbys are is told to Pacemaker, then pgcm-supervise is woken; what nothing new was found of, to nobody', () =>
+  story(
+    {
+      processes: 'postmaster',
+      state: 'primary pg02:streaming:sync pg03:streaming:potential',
+      twist: (world) => {
+        world.write('poke', 'nothing yet')
+        world.write('tmp/PGSQL.lock', '9')
+      },
+    },
+    async (world) => {
+      assert.is((await world.run('monitor')).code, 8)
+      assert.is(world.attributes['status@pg01'], 'PRI')
+      assert.is(readFileSync(world.path('poke'), 'utf8'), '\n', 'the poke')
+      world.write('poke', 'nothing new')
+      assert.is((await world.run('monitor')).code, 8)
+      assert.match(readFileSync(world.path('poke'), 'utf8'), 'nothing new')
+    },
+  ))
+
 test('a promotion that is taken back before Pacemaker was told is never told', () =>
   story(candidate, async (world) => {
     assert.is((await world.run('promote')).code, 0)

@@ -151,6 +151,7 @@ async function supervise(
   let untold = false
   let later: NodeJS.Timeout | undefined
   const bell = new EventTarget()
+  /** Whether etcd is to be told right after the next look. */
   let owed = false
   signal.addEventListener('abort', () => clearTimeout(later), { once: true })
   /** The view that etcd refused last, as being old. */
@@ -167,26 +168,28 @@ async function supervise(
     )
   }
 
-  /** Sees to it that etcd is told what this node sees, by this node or by one that is nearer to it. */
+  /**
+   * Sees to it that etcd is told what this node sees, by this node or by one that is nearer to it. Where that one has said something
+   * else meanwhile, it may have seen more: this node looks again before it speaks.
+   */
   function tell(reason: string): Promise<void> {
-    const wait = view && !owed ? courtesy(view, hostname()) : 0
-    owed = false
+    const wait = view ? courtesy(view, hostname()) : 0
     if (wait === 0) return tellNow(reason)
     // Not put off by what comes after: changes may go on for long.
-    later ??= setTimeout(() => tellNow(reason), wait)
-    return publishing
-  }
-
-  /** Etcd has changed. Where it is at odds with what this node saw, others may just have seen more: it looks again before it speaks. */
-  function compare(): Promise<void> {
-    const wait = view ? courtesy(view, hostname()) : 0
-    if (wait === 0 || !drift()) return tell('etcd changed')
     later ??= setTimeout(() => {
       later = undefined
+      if (!drift()) return tellNow(reason)
       owed = true
       bell.dispatchEvent(new Event(RING))
     }, wait)
     return publishing
+  }
+
+  /** The same, after a look. */
+  function tellSeen(reason: string): Promise<void> {
+    const due = owed
+    owed = false
+    return due ? tellNow(reason) : tell(reason)
   }
 
   /** Tells etcd, if this node is in quorum; one at a time. */
@@ -262,7 +265,7 @@ async function supervise(
     (values) => {
       known = values
       lag.repair()
-      return compare()
+      return tell('etcd changed')
     },
   )
   let primary: string | null | undefined
@@ -284,12 +287,13 @@ async function supervise(
         })
       if (primary === undefined) life.ready(found ? `${found} is primary` : 'no primary')
       primary = found
-      await tell('pacemaker changed')
+      await tellSeen('pacemaker changed')
     },
     () => {
       lookedAt = now()
       // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
-      if (untold || drift()) tell('not told yet')
+      if (untold || drift()) tellSeen('not told yet')
+      else owed = false
     },
     // While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us.
     () => pauses.current() !== null,

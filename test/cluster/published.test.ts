@@ -11,6 +11,7 @@ import { failover, followed, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
 
 const KEY = '/postgres/master'
+const CLUSTER = '/postgres/cluster'
 const LAGGARDS = '/postgres/laggards'
 const PROMISED_MS = 1_000
 
@@ -28,11 +29,11 @@ async function backWithin(destroy: () => Promise<unknown>, key = KEY): Promise<n
   return Math.round(performance.now() - start)
 }
 
-/** The values that the key has had since a revision of etcd, oldest first. */
-async function publishedSince(revision: number): Promise<string[]> {
+/** The values that a key has had since a revision of etcd, oldest first. */
+async function publishedSince(revision: number, key = KEY): Promise<string[]> {
   const values: string[] = []
   for (let before = 0; ; ) {
-    const { kvs = [] } = JSON.parse(await etcd('get', KEY, '--write-out=json', `--rev=${before}`))
+    const { kvs = [] } = JSON.parse(await etcd('get', key, '--write-out=json', `--rev=${before}`))
     if (!(kvs[0]?.mod_revision > revision)) return values
     values.unshift(Buffer.from(kvs[0].value, 'base64').toString())
     before = kvs[0].mod_revision - 1
@@ -97,6 +98,45 @@ scenario('the certificate of an app node reads who is primary, and cannot say it
   const { stdout, stderr } = await inside(nodes[1] as string, all)
   for (const node of nodes) assert.match(stdout + stderr, `https://${node}:2379 is healthy`)
 })
+
+/** A metric of a node's pgcm-supervise; NaN where it has no such. */
+async function metric(node: string, name: string): Promise<number> {
+  const ask = "fetch('http://127.0.0.1:7432/metrics').then(async (page) => console.log(await page.text()))"
+  const { stdout } = await inside(node, ['node', '-e', ask])
+  const line = stdout.split('\n').find((line) => line.startsWith(`${name} `))
+  return Number(line?.split(' ').at(-1))
+}
+
+scenario(
+  'a standby stops: every node knows within 5 s, and none puts an older view over it',
+  60,
+  async () => {
+    const [sync, stopped] = [await standby('HS:sync'), await standby('HS:potential')]
+    const start = await revision()
+    const mode = (words: string) => inside(sync, `crm_standby --node ${stopped} ${words}`)
+    const states = async () =>
+      (await publishedSince(start, CLUSTER)).map((value) => {
+        const { role, status, dataStatus } = JSON.parse(value).nodes.find(
+          (node: { name: string }) => node.name === stopped,
+        )
+        return [role, status, dataStatus].join(' ')
+      })
+    await mode('--update on')
+    try {
+      const published = async () => (await states()).at(-1)?.startsWith('Stopped STOP')
+      await until('it is published', { timeoutMs: 20_000, everyMs: 100 }, published)
+      for (const node of nodes)
+        await until(`${node} knows`, { timeoutMs: 5_000, everyMs: 100 }, async () => {
+          return (await metric(node, 'pgcm_standbys{state="potential"}')) === 0
+        })
+      const changes = (await states()).filter((state, i, all) => state !== all[i - 1])
+      assert.equal(changes, [...new Set(changes)], 'one came back')
+    } finally {
+      await mode('--delete')
+    }
+    await healthy(30_000)
+  },
+)
 
 scenario(
   'a pgcm-supervise that slept through a failover never publishes the old primary again',
@@ -183,11 +223,8 @@ const readers = async () => {
 }
 
 /** Seconds, by the metric of the primary. */
-async function lagOf(standby: string): Promise<number> {
-  const ask = "fetch('http://127.0.0.1:7432/metrics').then(async (page) => console.log(await page.text()))"
-  const { stdout } = await inside((await primary()) as string, ['node', '-e', ask])
-  return Number(stdout.match(`pgcm_standby_lag_seconds{node="${standby}"} (.*)`)?.[1])
-}
+const lagOf = async (standby: string): Promise<number> =>
+  metric((await primary()) as string, `pgcm_standby_lag_seconds{node="${standby}"}`)
 
 const readersAre = (what: string, timeoutMs: number, ...wanted: string[]) =>
   until(what, { timeoutMs, everyMs: 100 }, async () => String(await readers()) === String(wanted.sort()))

@@ -91,7 +91,7 @@ scenario('ours: they are served by the new host at once', async (rig) => {
   const began = now()
   await bouncer.resume(rig.console)
   assert.equal([await soon(answer), await whoAnswers(client)], ['new', 'new'])
-  assert.ok(now() - began < 1000, `${now() - began} ms`)
+  assert.ok(now() - began < 5000, `${now() - began} ms`)
 })
 
 scenario('naive: a PAUSE that meets a login in flight: clients stall', async (rig) => {
@@ -122,7 +122,7 @@ scenario('ours: the pause waits for that login, and nobody stalls', async (rig) 
   const began = now()
   await bouncer.resume(rig.console)
   assert.is(await soon(second), 'new')
-  assert.ok(now() - began < 1000, `${now() - began} ms`)
+  assert.ok(now() - began < 5000, `${now() - began} ms`)
 })
 
 scenario(

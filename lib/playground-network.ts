@@ -91,13 +91,20 @@ async function letThrough(bridge: string, flag: '-I' | '-D'): Promise<void> {
   }
 }
 
+/**
+ * A hardware address of the bridge's own. It would have the lowest of its ports' otherwise: another one whenever that machine is killed
+ * or started, and all the others would send what is for the host to the old one, for half a minute.
+ */
+const hardwareAddress = (ip: string) =>
+  ['02', '00', ...ip.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0'))].join(':')
+
 export async function bridgeUp(ground: Playground): Promise<void> {
   const bridge = bridgeOf(ground.name)
   if (!linkExists(bridge)) {
     await sh(['ip', 'link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0'])
     await sh(['ip', 'address', 'add', `${addressOf(ground, 'host')}/24`, 'dev', bridge])
   }
-  await sh(['ip', 'link', 'set', bridge, 'up'])
+  await sh(['ip', 'link', 'set', bridge, 'address', hardwareAddress(addressOf(ground, 'host')), 'up'])
   await letThrough(bridge, '-I')
 }
 

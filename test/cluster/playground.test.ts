@@ -1,6 +1,7 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { bridgeOf } from '../../lib/playground-layout.ts'
 import { sh } from '../../lib/sh.ts'
 import { healthy } from './cluster.ts'
 import { address, failing, inside, outside, playground, playgroundName, repository } from './machines.ts'
@@ -45,6 +46,15 @@ scenario('a machine that is partitioned loses sight of the others, and heal brin
   assert.not.equal((await inside(other, ['sh', '-c', reach], { okCodes: [0, 1, 124] })).code, 0)
   await playground('heal')
   await healthy(60_000)
+})
+
+test("the bridge has an address of its own: a machine's that dies would take the host's connections along", () => {
+  const bridge = `/sys/class/net/${bridgeOf(playgroundName)}`
+  const own = readFileSync(`${bridge}/address`, 'utf8')
+  for (const port of readdirSync(`${bridge}/brif`))
+    assert.is.not(readFileSync(`/sys/class/net/${port}/address`, 'utf8'), own)
+  const SET = 3 // NET_ADDR_SET: the kernel does not choose it
+  assert.is(Number(readFileSync(`${bridge}/addr_assign_type`, 'utf8')), SET)
 })
 
 scenario('a machine whose nspawn was killed dies with `kill`, and boots again', 120, async () => {

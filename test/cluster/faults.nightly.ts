@@ -56,6 +56,28 @@ scenario('the sync standby hangs (SIGSTOP): commits go on through the other with
   await cure()
 })
 
+for (const [what, signal] of [
+  ['ends', 'TERM'],
+  ['is killed', 'KILL'],
+  ['hangs', 'STOP'],
+] as const) {
+  scenario(
+    `the WAL receiver of the sync standby ${what}: commits go on through the other within 3 s`,
+    120,
+    async () => {
+      await underLoad(async (load) => {
+        const sync = await standby('HS:sync')
+        await inside(sync, ['pkill', `-${signal}`, '-f', '^postgres: .*walreceiver'])
+        const since = load.now()
+        assert.ok(await load.commitAfter(3_500, since + 500))
+        note(`WAL receiver ${what}: gap ${ms(load.figures(since - 100).longestGapMs)}`)
+        if (signal === 'STOP') await signalPostgres(sync, 'CONT')
+      })
+      await cure()
+    },
+  )
+}
+
 scenario('the machine of the sync standby loses power: commits go on within 3 s', 150, async () => {
   const sync = await standby('HS:sync')
   await underLoad(

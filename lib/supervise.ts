@@ -47,7 +47,7 @@ const RING = 'ring'
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
-const DOUBT_MS = 10_000
+const DOUBT_MS = 15_000
 
 /**
  * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new.

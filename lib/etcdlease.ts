@@ -17,10 +17,10 @@ export async function revoke(etcd: Etcd, id: string): Promise<void> {
   await within(2000, 'revoking the lease', ended).catch((error) => log.debug('etcd.revoke', { error }))
 }
 
-/** Renews through every member at once: one that hangs must not cost the lease. False when etcd knows no such lease. */
+/** False when etcd knows no such lease. A member that hangs does not cost it: the next one is asked long before this gives up. */
 async function renew(etcd: Etcd, id: string): Promise<boolean> {
-  const one = async (member: Etcd['members'][number]): Promise<boolean> => {
-    const stream = await member.streams.leaseClient.leaseKeepAlive({ deadline: Date.now() + RENEWAL_MS })
+  const one = async (client: Etcd['members'][number]['client']): Promise<boolean> => {
+    const stream = await client.leaseClient.leaseKeepAlive({ deadline: Date.now() + RENEWAL_MS })
     return new Promise((resolve, reject) => {
       stream.on('error', reject)
       stream.on('end', () => reject(new Failed('the stream ended')))
@@ -32,7 +32,7 @@ async function renew(etcd: Etcd, id: string): Promise<boolean> {
     })
   }
   try {
-    return await Promise.any(etcd.members.map(one))
+    return await within(RENEWAL_MS, 'the answer', etcd.ask(one))
   } catch (error) {
     throw new Failed(`the lease could not be renewed: ${messageOf(error)}`, undefined, { cause: error })
   }

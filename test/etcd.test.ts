@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
 import { connect, type Etcd, EtcdDown } from '../lib/etcd.ts'
 import { followKeys, withNews } from '../lib/etcdfollow.ts'
-import { register } from '../lib/etcdlease.ts'
+import { grant, keep, register } from '../lib/etcdlease.ts'
 import { LockHeld, lock } from '../lib/etcdlock.ts'
 import { log } from '../lib/log.ts'
 import { etcdComponent } from '../lib/poolerapi.ts'
@@ -321,6 +321,29 @@ test('a check that trusts an answer of a moment ago does not ask again; an old a
     assert.match((await mine.check(0).catch((e) => e)).message, 'is lost')
     assert.match((await mine.check(60_000).catch((e) => e)).message, 'is lost')
     await mine.release()
+  })
+})
+
+test('a lease is renewed through one member, and through the next where that hangs; until etcd knows it no more', async () => {
+  await cluster(async ({ etcd, store, members }) => {
+    const stop = new AbortController()
+    const lost: string[] = []
+    const id = await grant(etcd, 15_000)
+    const terms = { ttlMs: 2000, marginMs: 0, signal: stop.signal }
+    const keeping = keep(etcd, id, terms, (reason) => lost.push(reason))
+    const renewals = () => members.map(({ state }) => state.renewed)
+    await soon('it was renewed three times', () => Math.max(...renewals()) >= 3)
+    const by = renewals().indexOf(Math.max(...renewals()))
+    assert.is(renewals().filter(Boolean).length, 1, 'by one member')
+    Object.assign(members[by]?.state ?? {}, { mode: 'hang' })
+    const others = () => renewals().filter((_, at) => at !== by)
+    await soon('another member renews it', () => Math.max(...others()) >= 3)
+    assert.equal(lost, [])
+    store.revoke(id)
+    await soon('it is lost', () => lost.length > 0)
+    assert.equal(lost, ['etcd knows the lease no more'])
+    stop.abort()
+    await keeping
   })
 })
 

@@ -94,7 +94,13 @@ export class Store {
 
 /** One member. `mode` changes what it does with every request from now on: answer, hang, or say that it is not ready. */
 export async function member(store: Store) {
-  const state = { mode: 'answer' as 'answer' | 'hang' | 'refuse', silent: false, asked: 0, grants: true }
+  const state = {
+    mode: 'answer' as 'answer' | 'hang' | 'refuse',
+    silent: false,
+    asked: 0,
+    renewed: 0,
+    grants: true,
+  }
   const server = new grpc.Server()
   const unary =
     (answer: (request: Any) => unknown): grpc.handleUnaryCall<Any, Any> =>
@@ -128,10 +134,11 @@ export async function member(store: Store) {
     stream.on('cancelled', end)
   }
   const keepAlive: grpc.handleBidiStreamingCall<Any, Any> = (stream) => {
-    stream.on(
-      'data',
-      ({ ID }) => state.mode === 'answer' && stream.write({ ID, TTL: store.leases.has(String(ID)) ? 15 : 0 }),
-    )
+    stream.on('data', ({ ID }) => {
+      if (state.mode !== 'answer') return
+      state.renewed += 1
+      stream.write({ ID, TTL: store.leases.has(String(ID)) ? 15 : 0 })
+    })
     stream.on('end', () => stream.end())
   }
   server.addService(etcdserverpb.KV.service, {

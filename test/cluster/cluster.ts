@@ -234,11 +234,15 @@ export async function healthy(timeoutMs: number): Promise<string> {
   }
 }
 
-/** Is PostgreSQL of a machine an attached standby, or the primary? */
+/**
+ * Is a machine's PostgreSQL an attached standby, or the primary? By the primary's word: the WAL receiver of a node that has diverged says
+ * "streaming" for a moment each time it is refused.
+ */
 const runsWell = async (machine: string) => {
-  const query =
-    "select not pg_is_in_recovery() or exists (select from pg_stat_wal_receiver where status = 'streaming')"
-  return (await psql(machine, query, 'postgres', 3_000).catch(() => 'f')) === 't'
+  const name = await primary()
+  if (!name || name === machine) return name === machine
+  const query = `select exists (select from pg_stat_replication where application_name = '${machine}' and state = 'streaming')`
+  return (await psql(name, query, 'postgres', 3_000).catch(() => 'f')) === 't'
 }
 
 /** Gives a machine its power back. A fencing that was on its way may turn it off once more while it boots. */

@@ -77,7 +77,7 @@ test('pgcm-supervise asks for pgcm-rejoin where systemd listens, and gets no mor
   const unit = (name: string) => readFileSync(role('pgcm', 'templates', `${name}.j2`), 'utf8')
   const { config } = load('supervise', [], { PGCM_CONFIG_FILE: '/dev/null' })
   assert.match(unit('pgcm-rejoin.socket'), `ListenStream=${config.rejoinSocket}\n`)
-  const [, command = ''] = unit('pgcm-rejoin@.service').match(/^ExecStart=.*pgcm-rejoin (.*)$/m) ?? []
+  const [, command = ''] = unit('pgcm-rejoin@.service').match(/^ExecStart=.*exec .*pgcm-rejoin (.*)'$/m) ?? []
   const { config: rejoin } = load('rejoin', command.split(' '), { PGCM_CONFIG_FILE: '/dev/null' })
   assert.equal([rejoin.ifClean, rejoin.yes, rejoin.json], [true, true, true])
 })

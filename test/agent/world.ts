@@ -284,7 +284,9 @@ export class World {
   /** Ends what still runs and removes the directory. */
   destroy(): void {
     for (const pid of [...this.children.map((child) => child.pid), this.postmaster]) endGroup(pid)
-    rmSync(this.dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 })
+    const gone = `${this.dir}.gone` // for what the agent has left in the background, which still writes there
+    renameSync(this.dir, gone)
+    rmSync(gone, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 })
   }
 }
 

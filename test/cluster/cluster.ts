@@ -235,14 +235,19 @@ export async function healthy(timeoutMs: number): Promise<string> {
 }
 
 /**
- * Is a machine's PostgreSQL an attached standby, or the primary? By the primary's word: the WAL receiver of a node that has diverged says
+ * Is a machine attached to the primary as its standby? By the primary's word: the WAL receiver of a node that has diverged says
  * "streaming" for a moment each time it is refused.
  */
+export async function streamsTo(name: string, machine: string, timeoutMs = 10_000): Promise<boolean> {
+  const query = `select count(*) from pg_stat_replication where state = 'streaming' and application_name = '${machine}'`
+  return (await psql(name, query, 'postgres', timeoutMs)) === '1'
+}
+
+/** Is a machine's PostgreSQL an attached standby, or the primary? */
 const runsWell = async (machine: string) => {
   const name = await primary()
   if (!name || name === machine) return name === machine
-  const query = `select exists (select from pg_stat_replication where application_name = '${machine}' and state = 'streaming')`
-  return (await psql(name, query, 'postgres', 3_000).catch(() => 'f')) === 't'
+  return streamsTo(name, machine, 3_000).catch(() => false)
 }
 
 /** Gives a machine its power back. A fencing that was on its way may turn it off once more while it boots. */

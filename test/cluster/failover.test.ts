@@ -3,7 +3,7 @@ import pg from 'pg'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
-import { healthy, primary, standby } from './cluster.ts'
+import { healthy, primary, standby, streamsTo } from './cluster.ts'
 import { address, failing, inside, psql, secret } from './machines.ts'
 import { failover, moved, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
@@ -25,8 +25,7 @@ scenario(
       await rejoin(old)
       await healthy(30_000)
       assert.is(await primary(), sync)
-      const streams = `select count(*) from pg_stat_replication where state = 'streaming' and application_name = '${old}'`
-      assert.is(await psql(sync, streams), '1')
+      assert.ok(await streamsTo(sync, old))
     })
     assert.equal(report.errorKinds, {})
     note(
@@ -101,8 +100,7 @@ scenario('--rejoin: the whole round trip is one command, and the history shows i
   const sync = await standby('HS:sync')
   await failover('--rejoin')
   await moved(sync)
-  const streams = `select count(*) from pg_stat_replication where state = 'streaming' and application_name = '${old}'`
-  assert.is(await psql(sync, streams), '1')
+  assert.ok(await streamsTo(sync, old))
   await healthy(30_000)
   const { stdout } = await inside('app01', ['pgcm-status', '--history'])
   assert.match(stdout.trim().split('\n').at(-1) ?? '', `${old} -> ${sync}  held `)

@@ -28,8 +28,8 @@ export async function pokes(file: string, signal: AbortSignal, poke: () => void)
 const ANNOUNCED_MS = 1000
 
 /**
- * Whether Pacemaker's alerts can be relied on: the CIB names our agent, and nothing that it tells of was found
- * without a word of it since the last one. It tells of a promotion of `self`, and of nodes that come and go.
+ * Whether those who wake us can be relied on: the CIB names our alert agent, and nothing that they tell of was found
+ * without a word of it since the last one. It tells of nodes that come and go, the resource agent of a promotion of `self`.
  */
 export function alerts(self: string) {
   let missed = false

@@ -17,7 +17,7 @@ const MARGIN_MS = 2000
 /** How long Pacemaker may take to come to the demotion. */
 const REACH_MS = 4000
 /** The standbys are told at the same moment. What their agents do then, for about so long, would slow the pause down. */
-const CALLING_MS = 60
+const CALLING_MS = 200
 /** No longer than this, with the margin: Pacemaker ends a notification after 20 s, and then demotes. */
 export const LONGEST_MS = 15_000
 

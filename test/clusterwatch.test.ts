@@ -37,9 +37,9 @@ test("Pacemaker's alert agent wakes us", async () => {
     })
     assert.is(statSync(file).mode & 0o777, 0o666)
     const env = { ...process.env, PGCM_ALERT_POKE: file }
-    await sh([alert], { env: { ...env, CRM_alert_kind: 'resource', CRM_alert_task: 'monitor' } })
-    assert.is(readFileSync(file, 'utf8'), '')
     await sh([alert], { env: { ...env, CRM_alert_kind: 'resource', CRM_alert_task: 'promote' } })
+    assert.is(readFileSync(file, 'utf8'), '')
+    await sh([alert], { env: { ...env, CRM_alert_kind: 'node', CRM_alert_node: 'pg02' } })
     await soon('woken', () => woken > 0)
     const before = woken
     writeFileSync(file, 'again')

@@ -1,5 +1,5 @@
 /** What a monitor of a standby says and does. */
-import { alone, OK, PG02_IS_PRIMARY, type Row, STAYS_OUT, standby, to } from './states.ts'
+import { alone, FAILED, OK, PG02_IS_PRIMARY, type Row, STAYS_OUT, standby, to } from './states.ts'
 
 export const ofStandbys: Row[] = [
   {
@@ -28,6 +28,29 @@ export const ofStandbys: Row[] = [
     given: { ...standby, lock: 10 },
     code: OK,
     files: { 'tmp/PGSQL.lock': '10' },
+  },
+  {
+    does: 'monitor',
+    when: 'a standby was cut off for a vote just now: it leaves the CPU to the promotion',
+    given: { ...alone, attributes: PG02_IS_PRIMARY, run: { electing: '99999999999' } },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/state': false },
+    check: (world) => world.log.find((line) => /psql|attrd_updater/.test(line)),
+  },
+  {
+    does: 'monitor',
+    when: 'a standby was cut off for a vote, and nobody has taken it along since',
+    given: { ...alone, attributes: PG02_IS_PRIMARY, run: { electing: '1' } },
+    code: OK,
+    changes: ['position', 'HUP'],
+    files: { 'tmp/replication.conf': to(2) },
+  },
+  {
+    does: 'monitor',
+    when: 'a standby was cut off for a vote just now, and died',
+    given: { ...alone, processes: 'children', run: { electing: '99999999999' } },
+    code: FAILED,
+    reason: 'the postmaster is gone',
   },
   {
     does: 'monitor',

@@ -246,7 +246,10 @@ export const notifications: Row[] = [
     order: ['sync promise.new', 'vote@pg01=18:10:1000 private'],
     files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
     check: (world) =>
-      /^18:10:1000\npg02 \d+$/.test(world.read('run/pgcm-Postgresql/vote')) ? undefined : 'forgets its vote',
+      /^18:10:1000\npg02 \d+$/.test(world.read('run/pgcm-Postgresql/vote')) &&
+      /^\d+$/.test(world.read('run/pgcm-Postgresql/electing'))
+        ? undefined
+        : 'forgets its vote',
   },
   {
     does: 'notify post-demote pg02',
@@ -254,6 +257,20 @@ export const notifications: Row[] = [
     given: { ...standby, attributes: called(18) },
     code: OK,
     changes: [...voted('18:10:1000'), 'HUP'],
+  },
+  {
+    does: 'notify post-demote pg02 pg01',
+    when: 'it was the primary: it tells where it was shut down',
+    given: { ...died, control: ['shut down', '1/3000028'], attributes: called(18) },
+    code: OK,
+    changes: ['shutdown@pg01=17:4345298984 private'],
+    files: { 'tmp/promise': '17' },
+  },
+  {
+    does: 'notify post-demote pg02 pg01',
+    when: 'it was the primary, and did not end in order',
+    given: { ...died, control: ['in production', '1/3000028'], attributes: called(18) },
+    code: OK,
   },
   {
     does: 'notify pre-promote pg02',

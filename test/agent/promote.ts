@@ -25,8 +25,8 @@ const catchesUp = ['HUP', 'catch_up', 'HUP', 'position']
 export const promotes: Row[] = [
   {
     does: 'promote',
-    when: 'two of three have voted and hold no more',
-    given: candidate,
+    when: 'two of three have voted and hold no more: it is no mere voter any more',
+    given: { ...candidate, run: { ...candidate.run, electing: '99999999999' } },
     code: OK,
     changes: isPromoted,
     order: ['sync PGSQL.lock.new', 'promote', 'status@pg01=PRI'],
@@ -34,6 +34,7 @@ export const promotes: Row[] = [
       'tmp/PGSQL.lock': '17',
       'run/pgcm-Postgresql/call': false,
       'run/pgcm-Postgresql/promoting': false,
+      'run/pgcm-Postgresql/electing': '',
     },
     check: (world) =>
       world.timelines.join() === '10,11?,12?,13?,14?,15?,16?'

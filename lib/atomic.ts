@@ -1,8 +1,11 @@
-import { mkdir, open, rename, rm, unlink } from 'node:fs/promises'
+import { closeSync, fchmodSync, fsync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { promisify } from 'node:util'
 
 /**
  * Replaces `file` as a whole: whoever reads it finds the old text or the new one. It has `mode` from the moment it has a name.
+ * Small ones: each step is done at once, as one that is handed to another thread waits for the CPU, and clients wait for it.
  *
  * `durable`: also after a power cut. Otherwise nobody waits for the disk, and a power cut may leave an empty file until `sync`.
  */
@@ -12,21 +15,21 @@ export async function writeAtomically(
   mode: number,
   durable = true,
 ): Promise<void> {
-  await mkdir(dirname(file), { recursive: true })
+  mkdirSync(dirname(file), { recursive: true })
   const temporary = `${file}.${process.pid}.new`
   try {
-    await rm(temporary, { force: true }) // of a process that was killed, and had our number
-    const handle = await open(temporary, 'wx', mode)
+    rmSync(temporary, { force: true }) // of a process that was killed, and had our number
+    const handle = openSync(temporary, 'wx', mode)
     try {
-      await handle.chmod(mode) // the umask had its say in open()
-      await handle.writeFile(text)
-      if (durable) await handle.sync()
+      fchmodSync(handle, mode) // the umask had its say in open()
+      writeFileSync(handle, text)
+      if (durable) await promisify(fsync)(handle)
     } finally {
-      await handle.close()
+      closeSync(handle)
     }
-    await rename(temporary, file)
+    renameSync(temporary, file)
   } catch (error) {
-    await unlink(temporary).catch(() => {})
+    rmSync(temporary, { force: true })
     throw error
   }
 }

@@ -87,7 +87,7 @@ async function logIn({ timeoutMs, ...where }: Console): Promise<Link> {
   return {
     query,
     close: () => void stream.destroy(),
-    alive: () => alive && !stream.destroyed,
+    alive: () => alive && stream.readable && stream.writable,
     hold: (held) => void (held ? stream.ref() : stream.unref()),
   }
 }
@@ -95,23 +95,45 @@ async function logIn({ timeoutMs, ...where }: Console): Promise<Link> {
 /** One connection for each console is kept for the next time: a log-in costs more than most commands do. */
 const kept = new WeakMap<Console, Link>()
 
-/** A connection that works: the kept one, if PgBouncer still answers on it. */
-async function linkTo(console: Console): Promise<Link> {
+/**
+ * Runs `body` on an admin connection that nobody else uses meanwhile. After a failure it is cut off, whatever state it is in.
+ * Where the kept one turns out to be broken before it has given any answer, `body` is run again, on a new one.
+ */
+export async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
   const old = kept.get(console)
   kept.delete(console)
   if (old?.alive()) {
     old.hold(true)
-    if (await old.query('SHOW VERSION', Math.min(1000, console.timeoutMs)).catch(() => undefined)) return old
+    let answered = false
+    let lost = false
+    const query: Query = async (text, limit) => {
+      try {
+        const rows = await old.query(text, limit)
+        answered = true
+        return rows
+      } catch (error) {
+        lost = !answered && !old.alive()
+        throw error
+      }
+    }
+    try {
+      return await runOn(console, old, query, body)
+    } catch (error) {
+      if (!lost) throw error // else PgBouncer was restarted, most likely
+    }
   }
-  old?.close() // PgBouncer was restarted, most likely
-  return logIn(console)
+  const link = await logIn(console)
+  return runOn(console, link, link.query, body)
 }
 
-/** Runs `body` on an admin connection that nobody else uses meanwhile. After a failure it is cut off, whatever state it is in. */
-export async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
-  const link = await linkTo(console)
+async function runOn<T>(
+  console: Console,
+  link: Link,
+  query: Query,
+  body: (query: Query) => Promise<T>,
+): Promise<T> {
   try {
-    const result = await body(link.query)
+    const result = await body(query)
     if (kept.has(console)) link.close()
     else {
       link.hold(false)
@@ -258,16 +280,15 @@ function watched(dir: string, changed: () => void) {
 
 /**
  * Says it to the console; `RESUME` of a PgBouncer that is not paused is no error.
- * @returns how long the client that waited longest had waited, in ms, right before or right after
+ * @returns how long the client that waits longest has waited, in ms, right after it
  */
 export const resume = (console: Console): Promise<number> =>
   session(console, async (query) => {
-    const longest = async () => Math.max(0, ...(await pools(query)).map(({ maxWaitMs }) => maxWaitMs))
-    const before = await longest()
     await query('RESUME').catch((error) => {
       if (!/not paused/.test(error.message)) throw error
     })
-    return Math.max(before, await longest().catch(() => 0))
+    // They wait until PgBouncer has logged in again, as it closes its connections when it pauses.
+    return Math.max(0, ...(await pools(query).catch(() => [])).map(({ maxWaitMs }) => maxWaitMs))
   })
 
 /** Makes PgBouncer read its file again. It answers OK to a broken file too, so look at what it does then. */

@@ -1,5 +1,5 @@
 /** A node's own promotion, as its agent tells it: Pacemaker says the same some tenths of a second later. */
-import { readFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ClusterView, Names, NodeView } from './cluster.ts'
 
@@ -8,8 +8,13 @@ const promotedFile = ({ resource }: Names) =>
   join(process.env.HA_RSCTMP ?? '/run/resource-agents', `pgcm-${resource}`, 'promoted')
 
 /** The epoch of a promotion here that the agent has just made; null if there was none lately. */
-export async function promotedEpoch(names: Names): Promise<number | null> {
-  const text = await readFile(promotedFile(names), 'utf8').catch(() => '')
+export function promotedEpoch(names: Names): number | null {
+  let text: string
+  try {
+    text = readFileSync(promotedFile(names), 'utf8') // at once: clients wait for it
+  } catch {
+    return null
+  }
   const epoch = text.match(/^\d+ [0-9A-F]{16} (\d{1,10})\n$/)?.[1]
   return epoch === undefined ? null : Number(epoch)
 }

@@ -15,12 +15,17 @@ type Client = grpc.ServiceClientConstructor
 /** The service of `failover.proto`; messages keep its field names, 64-bit numbers are JavaScript numbers. */
 export const definition = packages<{ failover: { Failover: Client } }>('./failover.proto').failover.Failover
 
-// protobufjs makes the code for a message when it meets the first one: now, and not while clients are held.
+// protobufjs makes the code for a message when it meets the first one, also for one inside another: now, and not while clients
+// are held. A message takes of this what it has.
+const filled = {
+  ...{ created_at: { seconds: 1 }, expires_at: { seconds: 1 } },
+  ...{ components: [{}], transactions: [{}], outcomes: [{}] },
+}
 for (const { requestSerialize, requestDeserialize, responseSerialize, responseDeserialize } of Object.values(
   definition.service,
 )) {
-  requestDeserialize(requestSerialize({}))
-  responseDeserialize(responseSerialize({}))
+  requestDeserialize(requestSerialize(filled))
+  responseDeserialize(responseSerialize(filled))
 }
 
 /** gRPC's own health service. */

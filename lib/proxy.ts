@@ -1,4 +1,4 @@
-import { readFile, stat } from 'node:fs/promises'
+import { readFileSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { addressOf } from './address.ts'
 import { type Handler, serve } from './apiserver.ts'
@@ -29,6 +29,15 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
+/** At once, as the file is small and clients may be waiting; null if there is none that can be read. */
+function read(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return null
+  }
+}
+
 /**
  * Writes the file if it is not so already, and makes PgBouncer do what it says; `sure`: it was seen to do what the file says.
  * False: there was nothing to do.
@@ -42,7 +51,7 @@ async function point(
 ): Promise<boolean> {
   const start = now()
   const file = config.pgbouncerConfigFile
-  const old = await readFile(file, 'utf8').catch(() => null)
+  const old = read(file)
   if (text === old && sure) return false
   const load = () =>
     pgbouncer.session(console, async (query) => {
@@ -71,10 +80,10 @@ async function point(
 /** The compiled template, made anew when the file has changed. */
 function templateOf(file: string) {
   let made: { version: string; render: ReturnType<typeof template> } | undefined
-  return async () => {
-    const { mtimeMs, size, ino } = await stat(file)
+  return () => {
+    const { mtimeMs, size, ino } = statSync(file)
     const version = `${mtimeMs} ${size} ${ino}`
-    if (made?.version !== version) made = { version, render: template(await readFile(file, 'utf8'), file) }
+    if (made?.version !== version) made = { version, render: template(readFileSync(file, 'utf8'), file) }
     return made.render
   }
 }
@@ -132,7 +141,7 @@ async function route(
       refused = !follow
       if (address && follow) {
         const model = modelOf(config, address, cluster, parseLaggards(seen?.[keys.laggards] ?? null))
-        const text = render(await load(), model)
+        const text = render(load(), model)
         if (await point(config, console, address, text, sure)) did.note(address, start)
         sure = true
         log.cleared('proxy.point')

@@ -93,7 +93,7 @@ async function follow(
     wake = new AbortController()
     try {
       const bounds = { timeoutMs: config.pacemakerGetTimeout, signal }
-      const epoch = woken && last ? await promotedEpoch(names) : null
+      const epoch = woken && last ? promotedEpoch(names) : null
       const early = epoch !== null && last && afterPromotion(last.view, epoch, hostname())
       if (early) {
         last = { view: early, cib: '' }

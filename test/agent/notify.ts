@@ -95,12 +95,16 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify pre-demote pg02 pg03',
-    when: 'the former primary has let it go: it votes, and attaches to the candidate',
-    given: { ...standby, attributes: { ...called(18), ...PG03_IS_PRIMARY } },
+    when: 'the former primary has let it go: it votes, and attaches to the candidate, of which it has no history to fetch but one',
+    given: { ...standby, history: [10], attributes: { ...called(18), ...PG03_IS_PRIMARY } },
     code: OK,
     changes: ['let_go', ...voted('18:10:1000'), 'HUP'],
     order: ['let_go', 'position', 'vote@pg01=18:10:1000 private'],
     files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
+    check: (world) =>
+      world.timelines.join() === '10,11?,12?,13?,14?,15?,16?,17?'
+        ? undefined
+        : `history files ${world.timelines}`,
   },
   {
     does: 'notify pre-demote pg02 pg03',

@@ -115,7 +115,7 @@ scenario(
       await signal('STOP')
       try {
         // It may have been the leader.
-        const writes = () => etcd('put', '/test/hang', 'x').then(Boolean, () => false)
+        const writes = () => etcd('put', '/postgres/test', 'x').then(Boolean, () => false)
         await until('etcd takes writes', { timeoutMs: 20_000, everyMs: 100 }, writes)
         const tookMs = await backWithin(() => etcd('del', KEY))
         const since = load.now()
@@ -127,7 +127,7 @@ scenario(
         note(`etcd hangs on ${hung}: key deleted, back after ${tookMs} ms; ${old} -> ${to}, gap ${gapMs} ms`)
       } finally {
         await signal('CONT')
-        await etcd('del', '/test/hang')
+        await etcd('del', '/postgres/test')
       }
       await rejoin(old)
     })

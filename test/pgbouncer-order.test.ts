@@ -171,6 +171,32 @@ scenario('the resume tells how long the client that waited longest had waited', 
   assert.is(await bouncer.resume(rig.console), 0)
 })
 
+scenario(
+  'the connection that is kept may break: what was asked on it is asked again on a new one',
+  async (rig) => {
+    const ask = () => bouncer.showDatabases(rig.console)
+    const [first] = await ask()
+    await rig.restart() // and its end is heard of
+    assert.equal((await ask())[0], first)
+    rig.replace()
+    assert.equal((await ask())[0], first)
+    rig.replace()
+    assert.is(await bouncer.resume(rig.console), 0)
+    let asked = 0
+    await bouncer
+      .session(rig.console, async (query) => {
+        asked += 1
+        await query('SHOW VERSION')
+        rig.replace()
+        await query('SHOW VERSION')
+      })
+      .then(
+        () => assert.unreachable('it was asked on a dead connection'),
+        () => assert.is(asked, 1, 'what has begun is not begun again'),
+      )
+  },
+)
+
 scenario('a finished PAUSE outlives its console, and SHOW DATABASES does not tell it', async (rig) => {
   await say(rig, 'PAUSE')
   const { answer } = await newcomer(rig)

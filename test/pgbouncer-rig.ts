@@ -1,6 +1,6 @@
 /** A real PgBouncer and two real PostgreSQL instances, `old` and `new`, on 127.0.0.1 and its neighbours. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server as Listener, type Socket, connect as tcp } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -8,7 +8,7 @@ import pg from 'pg'
 import type { Console } from '../lib/pgbouncer.ts'
 import type { Server } from '../lib/postgres.ts'
 import { sh } from '../lib/sh.ts'
-import { until } from '../lib/wait.ts'
+import { now, until } from '../lib/wait.ts'
 import { kill, processesIn, sweep } from './agent/processes.ts'
 import { programs } from './agent/rig.ts'
 
@@ -157,12 +157,29 @@ export class PgBouncerRig {
   async restart(): Promise<void> {
     await this.#stop()
     this.write('old')
-    const program = resolve(PLACES.find((place) => existsSync(place)) ?? '')
-    const [setpriv = '', ...words] = asPostgres(program, '-q', this.file)
-    this.#bouncer = spawn(setpriv, words, { cwd: this.dir, stdio: 'ignore' })
+    this.#launch()
     // Its socket is there before it listens.
     const answers = async () => (await this.admin().catch(() => undefined)) !== undefined
     await until('PgBouncer answers', { timeoutMs: 10_000, everyMs: 20 }, answers)
+  }
+
+  #launch(): void {
+    const program = resolve(PLACES.find((place) => existsSync(place)) ?? '')
+    const [setpriv = '', ...words] = asPostgres(program, '-q', this.file)
+    this.#bouncer = spawn(setpriv, words, { cwd: this.dir, stdio: 'ignore' })
+  }
+
+  /** Another PgBouncer in its place, of which this process has heard nothing when it returns: it waits for nobody. */
+  replace(): void {
+    this.#bouncer?.kill('SIGKILL')
+    for (const file of [this.socket, join(this.dir, 'pid')]) rmSync(file, { force: true })
+    this.#launch()
+    const listens = new RegExp(` 00010000 .* ${this.socket}$`, 'm')
+    const deadline = now() + 10_000
+    while (!listens.test(readFileSync('/proc/net/unix', 'utf8'))) {
+      if (now() > deadline) throw new Error('PgBouncer does not listen')
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
+    }
   }
 
   get socket(): string {

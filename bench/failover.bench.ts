@@ -18,6 +18,8 @@ interface Run {
   gapMs: number
   /** The longest gap after that one, until a second after the end of the command, which has rejoined the old primary. */
   secondGapMs: number
+  /** The same of a stretch as long in which nothing happens: what this machine does by itself. */
+  quietGapMs: number
   commandMs: number
   /** From the promotion to each PgBouncer's new address. */
   routedMs: number[]
@@ -40,9 +42,12 @@ async function failovers(): Promise<{ all: Run[]; errors: number; missing: numbe
         const { longestGapMs: secondGapMs } = load.figures(gapAt + gapMs)
         const routedMs = await routed(to, start)
         await healthy(60_000)
-        all.push({ gapMs, secondGapMs, commandMs: elapsedMs, routedMs })
+        const quietSince = load.now()
+        await load.commitAfter(60_000, quietSince + load.now() - began - gapMs)
+        const { longestGapMs: quietGapMs } = load.figures(quietSince)
+        all.push({ gapMs, secondGapMs, quietGapMs, commandMs: elapsedMs, routedMs })
         tell(
-          `failover ${run}/${runs}: ${old} -> ${to}, gap ${Math.round(gapMs)} ms, routed ${Math.max(...routedMs)} ms, rejoin ${Math.round(secondGapMs)} ms, command ${elapsedMs} ms`,
+          `failover ${run}/${runs}: ${old} -> ${to}, gap ${Math.round(gapMs)} ms, routed ${Math.max(...routedMs)} ms, rejoin ${Math.round(secondGapMs)} ms, quiet ${Math.round(quietGapMs)} ms, command ${elapsedMs} ms`,
         )
       }
     },
@@ -65,6 +70,7 @@ const result = {
   missing,
   gap_ms: gap,
   rejoin_gap_ms: second,
+  quiet_gap_ms: stats(all.map((run) => run.quietGapMs)),
   routed_ms: stats(all.flatMap((run) => run.routedMs)),
   command_ms: stats(all.map((run) => run.commandMs)),
   floor_ms: floors.median,

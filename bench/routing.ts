@@ -3,7 +3,8 @@ import { address, bouncers, inside } from '../test/cluster/machines.ts'
 
 /** Milliseconds for each PgBouncer; every machine of the playground has the host's clock. `since`: before the failover. */
 export async function routed(target: string, since: Date): Promise<number[]> {
-  const ready = "grep -h 'ready to accept connections' /var/log/postgresql/*-main.log"
+  // Right before it takes writes. "ready to accept connections" comes later, after the first commits if the CPU is scarce.
+  const ready = "grep -h 'archive recovery complete' /var/log/postgresql/*-main.log"
   const { stdout } = await inside(target, ready)
   const promoted = Date.parse(
     stdout.trim().split('\n').at(-1)?.slice(0, 23).replace(' ', 'T').concat('Z') ?? '',

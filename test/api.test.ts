@@ -49,6 +49,33 @@ async function refusal(call: Promise<unknown>): Promise<ApiError> {
 
 const move = { target: 'pg02', lifetimeMs: 1000, expiryMs: 1000 }
 
+test('no code is made for a message when the first one comes: clients may be held then', async () => {
+  const made: string[] = []
+  const { Function: real } = globalThis
+  const stamps = { created_at, expires_at: created_at }
+  const replies: Partial<Record<Rpc, object>> = {
+    ...{ health_check: { components: [{ name: 'a', ok: true, detail: '' }] }, pause: stamps, resume: stamps },
+    ...{ prepare: { elapsed_ms: 1 }, proceed: {}, writable: { elapsed_ms: 1 }, migrate: stamps },
+    ...{ transactions: { transactions: [{ pid: 1, since: '1' }] }, terminate: { outcomes: [{ pid: 1 }] } },
+  }
+  const note = (words: unknown[]) => made.push(String(words.at(-1)).slice(0, 200))
+  globalThis.Function = new Proxy(real, {
+    apply: (target, self, words) => note(words) && Reflect.apply(target, self, words),
+    construct: (target, words) => note(words) && Reflect.construct(target, words),
+  })
+  try {
+    for (const [rpc, reply] of Object.entries(replies)) {
+      const method = definition.service[rpc]
+      if (!method) throw new Error(`there is no ${rpc}`)
+      method.requestDeserialize(method.requestSerialize({ transactions: [{ pid: 1, since: '1' }] }))
+      method.responseDeserialize(method.responseSerialize(reply))
+    }
+  } finally {
+    globalThis.Function = real
+  }
+  assert.equal(made, [])
+})
+
 test('requests and replies arrive as they are', async () => {
   const seen: unknown[] = []
   const pause: Handler = async (request) => {

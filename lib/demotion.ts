@@ -2,9 +2,11 @@
  * A planned move goes as far as the old primary's demotion and waits there, while its clients go on. What Pacemaker needs to come so
  * far (it writes the CIB, thinks, and notifies every node) then costs them nothing; and it can still be called off.
  *
- * The demotion waits, in the agent's pre-demote notification, as long as a file is there and its deadline is to come.
+ * The demotion waits, in the agent's pre-demote notification, as long as a file is there and its deadline is to come. Where the file
+ * gets another name, the clients are held: PostgreSQL is shut down then without waiting for Pacemaker to say so.
  */
-import { readFile, stat, unlink } from 'node:fs/promises'
+import { renameSync } from 'node:fs'
+import { readFile, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeAtomically } from './atomic.ts'
 import type { Names } from './cluster.ts'
@@ -30,19 +32,14 @@ const exists = (file: string) =>
 /** `directory` is pgcm-supervise's own, in which the agent looks. `callOff` takes the move back. */
 export function demotion({ resource }: Names, directory: string, callOff: () => Promise<void>) {
   const file = join(directory, 'hold')
+  const go = `${file}.go`
   const waiting = join(process.env.HA_RSCTMP ?? '/run/resource-agents', `pgcm-${resource}`, 'holding')
   let timer: NodeJS.Timeout | undefined
 
-  /** Whether it had been held. */
-  async function letGo(): Promise<boolean> {
+  /** Nothing is to be demoted, or Pacemaker is to see to it. */
+  async function letGo(): Promise<void> {
     clearTimeout(timer)
-    return unlink(file).then(
-      () => true,
-      (error) => {
-        if (error.code !== 'ENOENT') throw error
-        return false
-      },
-    )
+    await rm(file, { force: true })
   }
 
   /** Nobody is left to say whether the clients are held. Where the move cannot be taken back, the agent's deadline ends this. */
@@ -61,6 +58,7 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
     /** From now on, for so long at most, a demotion waits here. */
     async hold(expiryMs: number): Promise<void> {
       clearTimeout(timer)
+      await rm(go, { force: true }) // of an earlier one that no agent has seen
       const uptime = Number((await readFile('/proc/uptime', 'utf8')).split(' ')[0])
       const deadline = Math.ceil(uptime * 100 + (expiryMs + MARGIN_MS) / 10)
       await writeAtomically(file, `${deadline}\n`, 0o644, false) // hundredths of a second, as the agent counts
@@ -73,6 +71,18 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
       await until('Pacemaker comes to the demotion', bounds, () => exists(waiting))
       await sleep(CALLING_MS, signal)
       if (signal.aborted) throw new Failed('nobody waits for it any more')
+    },
+
+    /** It goes on, as the clients are held. False: it had not been held any more. */
+    proceed(): boolean {
+      clearTimeout(timer)
+      try {
+        renameSync(file, go)
+        return true
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+        return false
+      }
     },
 
     letGo,

@@ -129,7 +129,7 @@ export function nodeHandlers(
     },
 
     async proceed() {
-      if (!(await demotion.letGo()))
+      if (!demotion.proceed())
         throw new Fault(grpc.status.FAILED_PRECONDITION, 'no demotion waits here: the move was called off')
       return {}
     },

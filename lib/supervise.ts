@@ -49,19 +49,25 @@ const PATIENCE_MS = 3000
 /** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
 const DOUBT_MS = 15_000
 
-/**
- * Follows Pacemaker, until the signal: calls `seen` with each new view, `calm` after a look that found nothing new.
- * Looks less while `busy`, and while all is told and Pacemaker's alerts are known to arrive; at once when `bell` rings.
- */
+interface Follower {
+  /** A look is due at once when it rings. */
+  bell: EventTarget
+  /** Called with each new view. */
+  seen: (view: ClusterView) => Promise<void>
+  /** Called after a look that found nothing new. */
+  calm: () => void
+  /** Whether the CPU is for others right now. */
+  busy: () => boolean
+  /** Whether all that was seen is where it belongs. */
+  told: () => boolean
+}
+
+/** Follows Pacemaker, until the signal. Looks less while busy, and while all is told and Pacemaker's alerts are known to arrive. */
 async function follow(
   config: Config,
   names: Names,
   { signal, alive }: Life,
-  bell: EventTarget,
-  seen: (view: ClusterView) => Promise<void>,
-  calm: () => void,
-  busy: () => boolean,
-  told: () => boolean,
+  { bell, seen, calm, busy, told }: Follower,
 ): Promise<void> {
   let wake = new AbortController()
   let poked = 0
@@ -269,36 +275,33 @@ async function supervise(
     },
   )
   let primary: string | null | undefined
-  const watching = follow(
-    config,
-    names,
-    life,
+  const watching = follow(config, names, life, {
     bell,
-    async (seen) => {
-      view = seen
+    async seen(found) {
+      view = found
       lookedAt = now()
-      const found = primaryOf(seen)?.name ?? null
-      if (found !== primary)
+      const name = primaryOf(found)?.name ?? null
+      if (name !== primary)
         log.info('primary.seen', {
-          node: found,
-          epoch: seen.epoch.promoted,
-          quorum: seen.quorum,
-          cib: seen.cib,
+          node: name,
+          epoch: found.epoch.promoted,
+          quorum: found.quorum,
+          cib: found.cib,
         })
-      if (primary === undefined) life.ready(found ? `${found} is primary` : 'no primary')
-      primary = found
+      if (primary === undefined) life.ready(name ? `${name} is primary` : 'no primary')
+      primary = name
       await tellSeen('pacemaker changed')
     },
-    () => {
+    calm() {
       lookedAt = now()
       // Also where a key went away before anybody had seen it: to the eye that follows nothing has changed then.
       if (untold || drift()) tellSeen('not told yet')
       else owed = false
     },
     // While clients are held a primary is on its way: the CPU is for it, and its promotion will poke us.
-    () => pauses.current() !== null,
-    () => primary !== null && !untold && !drift(),
-  )
+    busy: () => pauses.current() !== null,
+    told: () => primary !== null && !untold && !drift(),
+  })
   // Without Pacemaker there is nothing to publish, but a paused PgBouncer must be reachable all the same.
   sleep(5000, signal).then(
     () => primary === undefined && !signal.aborted && life.ready('waiting for Pacemaker'),

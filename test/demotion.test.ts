@@ -26,6 +26,7 @@ async function scene(body: (world: World) => Promise<void>): Promise<void> {
         calledOff.push(existsSync(file))
       }),
     held: () => existsSync(file),
+    goesOn: () => existsSync(`${file}.go`),
     deadline: () => Number(readFileSync(file, 'utf8')),
     calledOff,
     agentWaits: () => writeFileSync(join(agent, 'holding'), ''),
@@ -40,6 +41,7 @@ async function scene(body: (world: World) => Promise<void>): Promise<void> {
 interface World {
   move(fails?: Error): ReturnType<typeof demotion>
   held(): boolean
+  goesOn(): boolean
   deadline(): number
   /** For each time: whether the demotion was still held then. */
   calledOff: boolean[]
@@ -72,14 +74,15 @@ test('reached once the agent waits, and not before', () =>
     await it.letGo()
   }))
 
-test('let go: once only, and it is not called off afterwards', () =>
-  scene(async ({ move, held, calledOff }) => {
+test('it goes on: once only, and it is not called off afterwards', () =>
+  scene(async ({ move, held, goesOn, calledOff }) => {
     const it = move()
     await it.hold(60)
-    assert.is(await it.letGo(), true)
-    assert.not(held())
-    assert.is(await it.letGo(), false)
+    assert.is(it.proceed(), true)
+    assert.equal([held(), goesOn()], [false, true])
+    assert.is(it.proceed(), false)
     await it.hold(30)
+    assert.equal([held(), goesOn()], [true, false], 'the next one is no more than held')
     await until('the second one has ended', { timeoutMs: 5000, everyMs: 5 }, () => !held())
     assert.equal(calledOff, [true], 'only the second one')
   }))

@@ -1,6 +1,6 @@
 /** What a node does when it hears of the actions of others: the calls and the votes. */
 
-import { rmSync, statSync } from 'node:fs'
+import { renameSync, rmSync, statSync } from 'node:fs'
 import { until } from '../../lib/wait.ts'
 import { candidate } from './promote.ts'
 import {
@@ -26,14 +26,16 @@ const streams: Given = { broken: { let_go: '' } }
 const PG03_IS_PRIMARY = { 'status@pg03': 'PRI' }
 /** The primary, whose role is to go to pg02. */
 const moving: Given = { ...primary, promise: 17, attributes: { ...called(18), 'status@pg01': 'PRI' } }
-/** Its demotion is held until then; `briefly`: until the agent has seen it. */
+/** Its demotion is held until then; or until the agent has seen it, when it is called off, or goes on. */
 const held =
-  (deadline: string, briefly = false) =>
+  (deadline: string, then?: 'removed' | 'go') =>
   (world: World): void => {
     world.write('hold', deadline)
-    if (!briefly) return
+    if (!then) return
+    const end = () =>
+      then === 'go' ? renameSync(world.path('hold'), world.path('hold.go')) : rmSync(world.path('hold'))
     until('it waits', { timeoutMs: 20_000, everyMs: 5 }, () => world.has('run/pgcm-Postgresql/holding')).then(
-      () => rmSync(world.path('hold')),
+      end,
       () => {}, // then the file is still there, which the row does not allow
     )
   }
@@ -140,9 +142,29 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-demote pg02 pg01',
     when: 'a planned failover holds its demotion: it waits until it is let go',
-    given: { ...moving, twist: held('99999999999', true) },
+    given: { ...moving, twist: held('99999999999', 'removed') },
     code: OK,
     files: { hold: false, 'run/pgcm-Postgresql/holding': false },
+  },
+  {
+    does: 'notify pre-demote pg02 pg01',
+    when: 'a planned failover has paused its clients: it shuts down before it is demoted',
+    given: { ...moving, twist: held('99999999999', 'go') },
+    code: OK,
+    changes: ['INT'],
+    files: { 'hold.go': false, 'run/pgcm-Postgresql/holding': false, 'tmp/promise': '17' },
+  },
+  {
+    does: 'notify pre-demote pg02 pg03',
+    when: 'the demotion of another goes on',
+    given: {
+      ...standby,
+      ...streams,
+      attributes: { ...called(18), ...PG03_IS_PRIMARY },
+      twist: (world) => world.write('hold.go', ''),
+    },
+    code: OK,
+    changes: ['let_go'],
   },
   {
     does: 'notify pre-demote pg02 pg01',

@@ -363,7 +363,8 @@ scenario("the disk of the primary's WAL is full: a standby takes over, nothing i
       assert.ok((await complaintsOfSpace()) > before, 'the log of PostgreSQL says that the disk is full')
       const refused = await failing(inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 }))
       assert.is(refused.code, 2, `${refused.stdout}${refused.stderr}`)
-      assert.match(refused.stderr, /PostgreSQL needs about 32 MiB in .*pg_wal, and 0 MiB are free/)
+      // PostgreSQL may have removed a file of the WAL since.
+      assert.match(refused.stderr, /PostgreSQL needs about 32 MiB in .*pg_wal, and \d+ MiB are free/)
       await disk.enlarge()
       await inside(full, ['pgcm-rejoin', '--yes'], { timeoutMs: 120_000 })
       await healthy(60_000)

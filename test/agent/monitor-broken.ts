@@ -32,6 +32,12 @@ export const whenBroken: Row[] = [
   },
   {
     does: 'monitor',
+    when: 'it waits for the WAL of its checkpoint',
+    given: { ...standby, state: FATAL.starting, broken: { waits: '' } },
+    code: OK,
+  },
+  {
+    does: 'monitor',
     when: 'a primary restarts after the crash of a backend',
     given: {
       ...primary,

@@ -160,6 +160,14 @@ export const starts: Row[] = [
   },
   {
     does: 'start',
+    when: 'PostgreSQL waits for the WAL of its checkpoint, which a primary that is yet to be made will have',
+    given: { state: FATAL.starting, broken: { waits: '' } },
+    code: OK,
+    changes: started(10),
+    slow: true,
+  },
+  {
+    does: 'start',
     when: 'PostgreSQL dies',
     given: { broken: { start: '' } },
     code: FAILED,

@@ -122,6 +122,7 @@ export async function session<T>(console: Console, body: (query: Query) => Promi
       if (!lost) throw error // else PgBouncer was restarted, most likely
     }
   }
+  old?.close()
   const link = await logIn(console)
   return runOn(console, link, link.query, body)
 }

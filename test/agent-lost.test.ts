@@ -1,7 +1,8 @@
-import { appendFileSync, readFileSync, rmSync } from 'node:fs'
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { sh } from '../lib/sh.ts'
 import { until } from '../lib/wait.ts'
 import { kill } from './agent/processes.ts'
 import { NODES, programs, Rig } from './agent/rig.ts'
@@ -108,6 +109,41 @@ test('a vote that the attribute daemon forgot is told again', async () => {
     await rig.agent('pg02', 'start')
   }
   assert.unreachable(reasons.join('\n'))
+})
+
+/** Seen where a standby was stopped just as it had begun to stream a new timeline, whose primary died: PostgreSQL prefers that file. */
+test('a standby that has the WAL of its checkpoint in part only keeps nobody waiting', async () => {
+  const rig = await cluster()
+  await rig.sql('pg01', 'SELECT pg_switch_wal()')
+  await rig.sql('pg01', "INSERT INTO kept SELECT repeat('x', 100) FROM generate_series(1, 10000)")
+  const asked = `SELECT pg_walfile_name(pg_current_wal_lsn()) || ' ' || pg_current_wal_flush_lsn()`
+  await rig.sql('pg01', 'CHECKPOINT')
+  const [segment = '', end = ''] = (await rig.sql('pg01', asked)).split(' ')
+  const replayed = `SELECT pg_last_wal_replay_lsn() >= '${end}'`
+  await until(
+    'pg03 has replayed',
+    { timeoutMs: 10_000 },
+    async () => (await rig.sql('pg03', replayed)) === 't',
+  )
+  await rig.sql('pg03', 'CHECKPOINT')
+  assert.equal(await rig.agent('pg03', 'stop'), DONE)
+  await rig.crash('pg01')
+  rig.lose('pg01')
+  const wal = (name: string) => rig.path('pg03', 'data/pg_wal', name)
+  const timeline = Number.parseInt(segment.slice(0, 8), 16)
+  const hex = (number: number) => number.toString(16).toUpperCase().padStart(8, '0')
+  for (let number = timeline + 1; number < timeline + 8; number++)
+    writeFileSync(wal(`${hex(number)}.history`), '# pgcm placeholder\n')
+  const newer = hex(timeline + 8)
+  writeFileSync(wal(`${newer}.history`), `${timeline}\t${end}\tno recovery target specified\n`)
+  const whole = readFileSync(wal(segment))
+  const begun = Buffer.concat([whole.subarray(0, 16_384), Buffer.alloc(whole.length - 16_384)])
+  writeFileSync(wal(newer + segment.slice(8)), begun)
+  await sh(['chown', '-R', 'postgres:', wal('')])
+  assert.equal(await rig.agent('pg03', 'start'), DONE)
+  const answer = await rig.sql('pg03', 'SELECT 1').catch(({ stderr }) => stderr)
+  assert.match(answer, 'the database system is starting up')
+  assert.equal(await rig.agent('pg03', 'monitor'), DONE)
 })
 
 /** Review 6 (since "On the way to a new primary the CPU is the primary's"): the call is withdrawn by a monitor only. */

@@ -26,28 +26,31 @@ export async function pokes(file: string, signal: AbortSignal, poke: () => void)
 
 /** A poke may come a little before what it tells of is in the CIB. */
 const ANNOUNCED_MS = 1000
+/** How long somebody who kept something from us is distrusted: an agent that was killed is no reason to poll for months. */
+const DISTRUST_MS = 600_000
 
 /**
  * Whether those who wake us can be relied on: the CIB names our alert agent, and nothing that they tell of was found
- * without a word of it since the last one. It tells of nodes that come and go, the resource agent of a promotion of `self`.
+ * without a word of it lately. It tells of nodes that come and go, the resource agent of a promotion of `self`.
  */
-export function alerts(self: string) {
-  let missed = false
+export function alerts(self: string, clock: () => number = now) {
+  let missedAt = -Infinity
   let heardAt = -Infinity
   let last: { promoted: boolean; online: string } | undefined
   return {
     heard(): void {
-      missed = false
-      heardAt = now()
+      missedAt = -Infinity
+      heardAt = clock()
     },
     seen(view: ClusterView): void {
       const online = String(view.nodes.flatMap(({ name, online }) => (online ? name : [])).sort())
       const promoted = primaryOf(view)?.name === self
       const worthy = last && ((promoted && !last.promoted) || online !== last.online)
-      if (worthy && now() - heardAt > ANNOUNCED_MS) missed = true
+      if (worthy && clock() - heardAt > ANNOUNCED_MS) missedAt = clock()
       last = { promoted, online }
     },
-    reliable: (cib: string): boolean => !missed && /<alert [^>]*path="[^"]*pgcm-alert"/.test(cib),
+    reliable: (cib: string): boolean =>
+      clock() - missedAt > DISTRUST_MS && /<alert [^>]*path="[^"]*pgcm-alert"/.test(cib),
   }
 }
 

@@ -71,6 +71,14 @@ test('alerts are relied on where the CIB has them, until something happens of wh
     unwarned.heard()
     assert.ok(unwarned.reliable(cib), 'it was only late')
   }
+  let at = 1_000_000
+  const killed = alerts('pg03', () => at)
+  killed.seen({ ...healthy, quorum: false })
+  killed.seen(healthy)
+  at += 599_000
+  assert.not(killed.reliable(cib), 'not yet')
+  at += 2000
+  assert.ok(killed.reliable(cib), 'it was long ago')
   const elsewhere = alerts('pg01')
   elsewhere.seen({ ...healthy, quorum: false })
   elsewhere.seen(healthy)

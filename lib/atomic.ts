@@ -1,4 +1,14 @@
-import { closeSync, fchmodSync, fsync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  fchmodSync,
+  fsync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { open } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { promisify } from 'node:util'
@@ -31,6 +41,15 @@ export async function writeAtomically(
   } catch (error) {
     rmSync(temporary, { force: true })
     throw error
+  }
+}
+
+/** A small file, at once for the same reason; null where there is none that can be read. */
+export function readAtOnce(file: string): string | null {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return null
   }
 }
 

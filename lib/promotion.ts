@@ -1,6 +1,6 @@
 /** A node's own promotion, as its agent tells it: Pacemaker says the same some tenths of a second later. */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { readAtOnce } from './atomic.ts'
 import type { ClusterView, Names, NodeView } from './cluster.ts'
 
 /** What the agent writes once PostgreSQL has been promoted with proof, for a second or so. Only root can write there. */
@@ -9,13 +9,7 @@ const promotedFile = ({ resource }: Names) =>
 
 /** The epoch of a promotion here that the agent has just made; null if there was none lately. */
 export function promotedEpoch(names: Names): number | null {
-  let text: string
-  try {
-    text = readFileSync(promotedFile(names), 'utf8') // at once: clients wait for it
-  } catch {
-    return null
-  }
-  const epoch = text.match(/^\d+ [0-9A-F]{16} (\d{1,10})\n$/)?.[1]
+  const epoch = readAtOnce(promotedFile(names))?.match(/^\d+ [0-9A-F]{16} (\d{1,10})\n$/)?.[1]
   return epoch === undefined ? null : Number(epoch)
 }
 

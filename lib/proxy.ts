@@ -2,7 +2,7 @@ import { readFileSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { addressOf } from './address.ts'
 import { type Handler, serve } from './apiserver.ts'
-import { sync, writeAtomically } from './atomic.ts'
+import { readAtOnce, sync, writeAtomically } from './atomic.ts'
 import { run, version } from './cli.ts'
 import type { Config } from './config.ts'
 import { daemon, type Life } from './daemon.ts'
@@ -29,15 +29,6 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/** At once, as the file is small and clients may be waiting; null if there is none that can be read. */
-function read(file: string): string | null {
-  try {
-    return readFileSync(file, 'utf8')
-  } catch {
-    return null
-  }
-}
-
 /**
  * Writes the file if it is not so already, and makes PgBouncer do what it says; `sure`: it was seen to do what the file says.
  * False: there was nothing to do.
@@ -51,7 +42,7 @@ async function point(
 ): Promise<boolean> {
   const start = now()
   const file = config.pgbouncerConfigFile
-  const old = read(file)
+  const old = readAtOnce(file)
   if (text === old && sure) return false
   const load = () =>
     pgbouncer.session(console, async (query) => {

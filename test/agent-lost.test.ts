@@ -1,11 +1,12 @@
 import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../lib/sh.ts'
 import { until } from '../lib/wait.ts'
 import { kill } from './agent/processes.ts'
 import { NODES, programs, Rig } from './agent/rig.ts'
+import { historyFile } from './agent/world.ts'
 
 const { bindir } = programs()
 const rigs: Rig[] = []
@@ -129,17 +130,16 @@ test('a standby that has the WAL of its checkpoint in part only keeps nobody wai
   assert.equal(await rig.agent('pg03', 'stop'), DONE)
   await rig.crash('pg01')
   rig.lose('pg01')
-  const wal = (name: string) => rig.path('pg03', 'data/pg_wal', name)
   const timeline = Number.parseInt(segment.slice(0, 8), 16)
-  const hex = (number: number) => number.toString(16).toUpperCase().padStart(8, '0')
+  const history = (number: number) => rig.path('pg03', historyFile(number))
   for (let number = timeline + 1; number < timeline + 8; number++)
-    writeFileSync(wal(`${hex(number)}.history`), '# pgcm placeholder\n')
-  const newer = hex(timeline + 8)
-  writeFileSync(wal(`${newer}.history`), `${timeline}\t${end}\tno recovery target specified\n`)
-  const whole = readFileSync(wal(segment))
+    writeFileSync(history(number), '# pgcm placeholder\n')
+  const newer = history(timeline + 8)
+  writeFileSync(newer, `${timeline}\t${end}\tno recovery target specified\n`)
+  const whole = readFileSync(join(dirname(newer), segment))
   const begun = Buffer.concat([whole.subarray(0, 16_384), Buffer.alloc(whole.length - 16_384)])
-  writeFileSync(wal(newer + segment.slice(8)), begun)
-  await sh(['chown', '-R', 'postgres:', wal('')])
+  writeFileSync(newer.replace('.history', segment.slice(8)), begun)
+  await sh(['chown', '-R', 'postgres:', dirname(newer)])
   assert.equal(await rig.agent('pg03', 'start'), DONE)
   const answer = await rig.sql('pg03', 'SELECT 1').catch(({ stderr }) => stderr)
   assert.match(answer, 'the database system is starting up')

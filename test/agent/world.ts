@@ -290,7 +290,7 @@ export class World {
   }
 }
 
-const historyFile = (timeline: number) =>
+export const historyFile = (timeline: number) =>
   `data/pg_wal/${timeline.toString(16).toUpperCase().padStart(8, '0')}.history`
 
 const attributeFile = (name: string) =>

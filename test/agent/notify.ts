@@ -1,5 +1,6 @@
 /** What a node does when it hears of the actions of others: the calls and the votes. */
 
+import { spawnSync } from 'node:child_process'
 import { renameSync, rmSync, statSync } from 'node:fs'
 import { until } from '../../lib/wait.ts'
 import { candidate } from './promote.ts'
@@ -39,6 +40,11 @@ const held =
       () => {}, // then the file is still there, which the row does not allow
     )
   }
+/** Somebody else votes or promotes for so many seconds: the lock is a descendant's. */
+const lockedFor = (seconds: number) => (world: World) => {
+  const script = `exec 9>"$1"; flock 9; sleep ${seconds} &`
+  spawnSync('sh', ['-c', script, 'sh', world.path('run/pgcm-Postgresql/lock')], { stdio: 'ignore' })
+}
 const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
 
 export const notifications: Row[] = [
@@ -204,11 +210,33 @@ export const notifications: Row[] = [
     given: {
       ...standby,
       promise: 18,
-      run: { vote: `18:10:1000\npg02 ${Number.MAX_SAFE_INTEGER}` },
+      run: { vote: `18:10:1000\npg02 ${Number.MAX_SAFE_INTEGER} t` },
       attributes: called(18),
     },
     code: OK,
     changes: [],
+  },
+  {
+    does: 'notify post-demote pg02',
+    when: 'its vote is under way: Pacemaker need not wait for that',
+    given: { ...standby, promise: 18, attributes: called(18), twist: lockedFor(2) },
+    code: OK,
+    changes: [],
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'its vote is under way: the promotion comes after it',
+    given: { ...standby, promise: 18, attributes: called(18), twist: lockedFor(0.3) },
+    code: OK,
+    changes: [...voted('18:10:1000'), 'HUP'],
+  },
+  {
+    does: 'notify pre-promote pg01',
+    when: 'it is to be promoted: it gathers the votes before that',
+    given: candidate,
+    code: OK,
+    changes: ['vote@pg01=17:10:1000 private'],
+    files: { 'run/pgcm-Postgresql/votes': 'pg01 17:10:1000\npg02 17:10:1000' },
   },
   {
     does: 'notify pre-demote pg02 pg03',
@@ -272,7 +300,7 @@ export const notifications: Row[] = [
     order: ['sync promise.new', 'vote@pg01=18:10:1000 private'],
     files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
     check: (world) =>
-      /^18:10:1000\npg02 \d+$/.test(world.read('run/pgcm-Postgresql/vote')) &&
+      /^18:10:1000\npg02 \d+ t$/.test(world.read('run/pgcm-Postgresql/vote')) &&
       /^\d+$/.test(world.read('run/pgcm-Postgresql/electing'))
         ? undefined
         : 'forgets its vote',
@@ -289,7 +317,7 @@ export const notifications: Row[] = [
     when: 'it was the primary: it tells where it was shut down',
     given: { ...died, control: ['shut down', '1/3000028'], attributes: called(18) },
     code: OK,
-    changes: ['shutdown@pg01=17:4345298984 private'],
+    changes: ['vote@pg01=17:17:4345298984:down private'],
     files: { 'tmp/promise': '17' },
   },
   {
@@ -355,7 +383,7 @@ export const notifications: Row[] = [
   {
     does: 'notify pre-promote pg02',
     when: 'it cannot tell what it holds: it has promised, and its vote does not count',
-    given: { ...standby, position: '10:1000:f', attributes: called(18) },
+    given: { ...standby, position: '10:1000:f:t', attributes: called(18) },
     code: OK,
     changes: voted('18:0:0'),
     files: { 'tmp/promise': '18', 'tmp/replication.conf': conf(''), 'run/pgcm-Postgresql/vote': false },

@@ -43,7 +43,7 @@ export interface Given {
   processes?: 'postmaster' | 'children' | 'all'
   /** What PostgreSQL answers when asked what it is, one line for each time; the last line stays. */
   state?: string | string[]
-  /** Its position when it votes: `timeline:lsn:cut`. */
+  /** Its position when it votes: `timeline:lsn:cut:named`. */
   position?: string
   /** What pg_controldata says: state and location. */
   control?: [string, string]
@@ -129,7 +129,7 @@ export class World {
     const states = [given.state ?? 'standby alone'].flat()
     this.write('state', states.join('\n'))
     if (!states.at(-1)?.startsWith('primary')) this.write('data/standby.signal', '')
-    this.write('position', given.position ?? '10:1000:t')
+    this.write('position', given.position ?? '10:1000:t:t')
     this.write('control', (given.control ?? ['in production', '0/3000028']).join('\n'))
     if (given.lock !== undefined) this.write('tmp/PGSQL.lock', given.lock)
     if (given.promise !== undefined) this.write('tmp/promise', given.promise)

@@ -4,6 +4,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { until } from '../../lib/wait.ts'
 import { healthy, primary, standby, streamsTo } from './cluster.ts'
+import { killAgentBefore } from './faults.ts'
 import { address, failing, inside, psql, secret } from './machines.ts'
 import { failover, moved, rejoin } from './moves.ts'
 import { note, scenario, underLoad } from './scenario.ts'
@@ -52,6 +53,42 @@ scenario('ten failovers and rejoins in a row, under load, are all clean', 600, a
   assert.equal(report.errorKinds, {})
   note(`ten failovers: client gaps ${gaps.sort((a, b) => a - b).join(', ')} ms, 0 errors, 0 missing`)
 })
+
+/** PostgreSQL is shut down as soon as clients are held, before Pacemaker demotes it: between the two, Pacemaker thinks again. */
+for (const [why, command] of Object.entries({
+  'an attribute changes': 'attrd_updater -n pgcm-test -U $$ -d 0',
+  'the move is taken back':
+    'cibadmin --delete --xpath "//rsc_location[starts-with(@id,\\"pgcm-move-\\")]"; attrd_updater -n pgcm-test -U $$ -d 0',
+})) {
+  scenario(
+    `${why} between the shutdown and the demotion: the standby is promoted, without an error`,
+    120,
+    async () => {
+      const old = (await primary()) as string
+      const sync = await standby('HS:sync')
+      const report = await underLoad(async (load) => {
+        const since = load.now()
+        const { hits, restore } = await killAgentBefore(
+          [old],
+          '\trm -f "$run/holding" "$hold.go"',
+          `${command}; sleep 1`,
+        )
+        try {
+          await failover()
+        } finally {
+          assert.equal(await hits(), [old])
+          await restore()
+        }
+        await moved(sync)
+        assert.ok(await load.commitAfter(2_000))
+        note(`${why}: longest client gap ${Math.round(load.figures(since).longestGapMs)} ms`)
+        await rejoin(old)
+        await healthy(30_000)
+      })
+      assert.equal(report.errorKinds, {})
+    },
+  )
+}
 
 scenario('an open transaction makes pgcm-failover give up with exit 1, naming who holds it', 60, async () => {
   const old = (await primary()) as string

@@ -223,10 +223,11 @@ scenario(
 /** The steps of a promotion, by the line of the agent's that does the next thing. */
 const STEPS = {
   'before the votes are counted': '\tif within "$vote_timeout" enough_votes; then',
-  'when the votes are counted': '\t\twait && nobody_ahead && become_primary',
+  'when the votes are counted': '\t\tnobody_ahead && become_primary',
   'when it is proven': '\twrite_file "$tmpdir/PGSQL.lock"',
   'when its lock file is written': '\t[ "$(promise)" -eq "$epoch" ] && [ "$epoch" -gt "$timeline" ]',
-  'right before PostgreSQL is told': '\tanswer=$(sql',
+  'right before PostgreSQL is told': '\twhy=$(as_pguser "$bindir/pg_ctl"',
+  'when PostgreSQL has been told': '\tanswer=$(sql',
   'when PostgreSQL is primary': '\t[ "$answer" = ',
   'before the daemon is told': '\twake_supervise',
   'before Pacemaker is told': '\t(sleep 0.3; [ ! -e "$run/promoted" ]',

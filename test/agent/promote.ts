@@ -217,11 +217,33 @@ export const promotes: Row[] = [
     when: 'the votes were gathered before: it asks nobody',
     given: {
       ...candidate,
-      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000' },
+      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000\npg03 17:10:900' },
       attributes: {},
     },
     code: OK,
     changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'the votes and the orderly end of the old primary were gathered before: it asks nobody',
+    given: {
+      ...candidate,
+      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000\npg03 10:10:999:down' },
+      attributes: {},
+    },
+    code: OK,
+    changes: isPromoted,
+  },
+  {
+    does: 'promote',
+    when: 'it has gathered the votes of the quickest, and another one holds more: it asks again',
+    given: {
+      ...asking(votes('17:10:1000', '17:10:1000', '17:10:1001')),
+      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000' },
+      position: '10:1001:t:t',
+    },
+    code: OK,
+    changes: [...catchesUp, ...isPromoted],
   },
   {
     does: 'promote',

@@ -222,7 +222,7 @@ scenario(
 
 /** The steps of a promotion, by the line of the agent's that does the next thing. */
 const STEPS = {
-  'before the votes are counted': '\tif within "$vote_timeout" enough_votes; then',
+  'before the votes are counted': '\tif within "$vote_timeout" eval',
   'when the votes are counted': '\t\tnobody_ahead && become_primary',
   'when it is proven': '\twrite_file "$tmpdir/PGSQL.lock"',
   'when its lock file is written': '\t[ "$(promise)" -eq "$epoch" ] && [ "$epoch" -gt "$timeline" ]',

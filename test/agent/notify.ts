@@ -218,15 +218,8 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify post-demote pg02',
-    when: 'its vote is under way: Pacemaker need not wait for that',
-    given: { ...standby, promise: 18, attributes: called(18), twist: lockedFor(2) },
-    code: OK,
-    changes: [],
-  },
-  {
-    does: 'notify pre-promote pg02',
-    when: 'its vote is under way: the promotion comes after it',
-    given: { ...standby, promise: 18, attributes: called(18), twist: lockedFor(0.3) },
+    when: 'what it was asked before is under way, and may be a mere call: it votes after that',
+    given: { ...standby, attributes: called(18), twist: lockedFor(0.5) },
     code: OK,
     changes: [...voted('18:10:1000'), 'HUP'],
   },

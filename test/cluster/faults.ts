@@ -19,8 +19,8 @@ const AGENT = '/usr/lib/ocf/resource.d/pgcm/pgsql'
 const ARMED = '/run/killed-at'
 
 /**
- * Makes the agent of each of the nodes kill itself (-9) once, right before its line that begins with `line`.
- * `hits` are the nodes where it has; `restore` puts the agent back.
+ * Makes the agent of each of the nodes kill itself (-9) once, right before its line that begins with `line`; or do `how`, a command
+ * without single quotes, and go on. `hits` are the nodes where it has; `restore` puts the agent back.
  */
 export async function killAgentBefore(machines: string[], line: string, how = 'kill -9 $$') {
   const each = (command: string) => Promise.all(machines.map((machine) => inside(machine, command)))

@@ -92,16 +92,19 @@ async function logIn({ timeoutMs, ...where }: Console): Promise<Link> {
   }
 }
 
-/** One connection for each console is kept for the next time: a log-in costs more than most commands do. */
-const kept = new WeakMap<Console, Link>()
+/**
+ * Connections of each console that are kept for the next time: a log-in costs more than most commands do. Two, as one of them may
+ * wait until PgBouncer points at the new primary while the other makes it do so, and clients wait for both.
+ */
+const kept = new WeakMap<Console, Link[]>()
+const KEPT = 2
 
 /**
  * Runs `body` on an admin connection that nobody else uses meanwhile. After a failure it is cut off, whatever state it is in.
  * Where the kept one turns out to be broken before it has given any answer, `body` is run again, on a new one.
  */
 export async function session<T>(console: Console, body: (query: Query) => Promise<T>): Promise<T> {
-  const old = kept.get(console)
-  kept.delete(console)
+  const old = kept.get(console)?.pop()
   if (old?.alive()) {
     old.hold(true)
     let answered = false
@@ -135,10 +138,12 @@ async function runOn<T>(
 ): Promise<T> {
   try {
     const result = await body(query)
-    if (kept.has(console)) link.close()
+    const links = kept.get(console) ?? []
+    kept.set(console, links)
+    if (links.length >= KEPT) link.close()
     else {
       link.hold(false)
-      kept.set(console, link)
+      links.push(link)
     }
     return result
   } catch (error) {
@@ -207,18 +212,24 @@ const version = async (query: Query): Promise<string> => {
 const settings = async (query: Query): Promise<Map<string, string>> =>
   new Map((await query('SHOW CONFIG')).map((row) => [String(row.key), String(row.value)]))
 
-/** All that the status of a node shows of it, asked on one connection. */
-export const overview = (console: Console) =>
-  session(console, async (query) => ({
-    version: await version(query),
-    databases: await databases(query),
-    pools: await pools(query),
-    config: await settings(query),
-    // SHOW DATABASES does not tell a pause of the whole PgBouncer, and before 1.19 nothing does.
-    paused: (await query('SHOW STATE').catch((): Row[] => [])).some(
-      (r) => r.key === 'paused' && r.value === 'yes',
-    ),
-  }))
+/** All that the status of a node shows of it, asked on two connections: they are there then when a failover needs both. */
+export async function overview(console: Console) {
+  const [what, how] = await Promise.all([
+    session(console, async (query) => ({
+      version: await version(query),
+      databases: await databases(query),
+      pools: await pools(query),
+    })),
+    session(console, async (query) => ({
+      config: await settings(query),
+      // SHOW DATABASES does not tell a pause of the whole PgBouncer, and before 1.19 nothing does.
+      paused: (await query('SHOW STATE').catch((): Row[] => [])).some(
+        (r) => r.key === 'paused' && r.value === 'yes',
+      ),
+    })),
+  ])
+  return { ...what, ...how }
+}
 
 /** A timer may fire this much before its time, by the clock that measures it. */
 const EARLY_MS = 5

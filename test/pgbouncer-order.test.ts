@@ -197,6 +197,20 @@ scenario(
   },
 )
 
+scenario('two connections are kept, one to wait on and one to act on: neither has to log in', async (rig) => {
+  const both = () =>
+    bouncer.session(rig.console, (one) =>
+      bouncer.session(rig.console, async (other) => {
+        await one('SHOW VERSION')
+        const clients = await other('SHOW CLIENTS')
+        return clients.filter(({ database }) => database === 'pgbouncer').map(({ ptr }) => ptr)
+      }),
+    )
+  const first = await both()
+  assert.is(first.length, 2)
+  assert.equal(await both(), first)
+})
+
 scenario('a finished PAUSE outlives its console, and SHOW DATABASES does not tell it', async (rig) => {
   await say(rig, 'PAUSE')
   const { answer } = await newcomer(rig)

@@ -31,6 +31,7 @@ export function nodeHandlers(
   pauses: Keeper,
   demotion: Demotion,
   lastView: () => ClusterView | null,
+  publishedEpoch: () => number,
 ) {
   const server = postgres.serverOf(config)
   const bounds = (signal: AbortSignal) => ({ timeoutMs: config.pacemakerGetTimeout, signal })
@@ -106,7 +107,8 @@ export function nodeHandlers(
     },
 
     async unmigrate(_, signal) {
-      await unmigrate(names, { timeoutMs: 5000, signal })
+      const newest = () => Math.max(publishedEpoch(), lastView()?.epoch.promoted ?? 0)
+      await unmigrate(names, { timeoutMs: 5000, signal }, newest)
       await demotion.letGo() // Pacemaker has no more use for it
       return { created_at: timestamp(new Date()) }
     },

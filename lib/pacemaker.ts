@@ -103,8 +103,8 @@ export async function migrate(
   await sh(migrateCommand(clone, target, expires), { timeoutMs: bounds.timeoutMs, ...common(bounds.signal) })
 }
 
-/** How long the scores may take to agree with the role that has moved. */
-const SCORED_MS = 2000
+/** How long Pacemaker may take to say the same as the agents. */
+const SETTLED_MS = 3500
 
 /** Whether the promoted instance would stay where it is if the scores alone decided. */
 export const scored = ({ nodes }: ClusterView): boolean => {
@@ -114,13 +114,21 @@ export const scored = ({ nodes }: ClusterView): boolean => {
 
 /**
  * Removes the constraint, and comes back once it is seen to be gone. Nothing to remove is no error. Without it the scores decide,
- * and a node that has just been promoted tells its own a moment later: that is waited for, or the role would move back.
+ * and a node that has just been promoted tells its own a moment later; PostgreSQL may even be promoted before Pacemaker has come to
+ * that. Both are waited for, or the role would move back. `newest` gives the newest epoch that anybody has told of.
  */
-export async function unmigrate(names: Names, { timeoutMs, signal }: Bounds): Promise<void> {
+export async function unmigrate(
+  names: Names,
+  { timeoutMs, signal }: Bounds,
+  newest = () => 0,
+): Promise<void> {
   const { clone } = names
-  const bounds = { timeoutMs: Math.min(timeoutMs, SCORED_MS), everyMs: 200, ...common(signal) }
-  const agree = until('the scores agree', bounds, async () => scored(await readCluster(names, bounds)))
-  await agree.catch(() => {})
+  const bounds = { timeoutMs: Math.min(timeoutMs, SETTLED_MS), everyMs: 200, ...common(signal) }
+  const settled = until('Pacemaker and the scores agree', bounds, async () => {
+    const view = await readCluster(names, bounds)
+    return view.epoch.promoted >= newest() && scored(view)
+  })
+  await settled.catch(() => {})
   await sh(unmigrateCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })
   await until(`the constraint ${moveId(clone)} is gone`, { timeoutMs, ...common(signal) }, async () => {
     const { code } = await sh(askCommand(clone), { timeoutMs, okCodes: [0, 6, 105], ...common(signal) })

@@ -20,7 +20,7 @@ import type { Keeper } from './pausekeeper.ts'
 import { released, withPauses } from './pauserestore.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { afterPromotion, promotedEpoch } from './promotion.ts'
-import { Behind, Doubtful, decide, keysOf, publish } from './publish.ts'
+import { Behind, Doubtful, decide, keysOf, parseCluster, publish } from './publish.ts'
 import { etcdSamples, lagSamples, pauseSamples, publishedSamples, viewSamples } from './samples.ts'
 import { allowedNames, apiTls } from './tls.ts'
 import { now, since, sleep } from './wait.ts'
@@ -259,7 +259,10 @@ async function supervise(
     if (!found || found.name === hostname()) await unmigrate(names, { timeoutMs: 5000 })
   })
   await move.giveUp('pgcm-supervise was restarted')
-  const handlers = measured(nodeHandlers(config, names, console, etcd, pauses, move, () => view))
+  const publishedEpoch = () => parseCluster(known?.[keys.cluster] ?? null)?.epoch ?? 0
+  const handlers = measured(
+    nodeHandlers(config, names, console, etcd, pauses, move, () => view, publishedEpoch),
+  )
   const open = () => serve({ bind: config.bindAddress, tls, allowed, handlers })
   const api = await insist('api.bind', open, signal)
 

@@ -136,7 +136,16 @@ test('10,000 calls that nobody meant', async () => {
   const seen = view(address(fixture('crm_mon')), address(fixture('cib')), names)
   const etcd = { get: async () => Promise.reject(new Failed('no etcd')) } as unknown as Etcd
   const move = demotion(names, dir, async () => {})
-  const node = nodeHandlers(config, names, consoleOf(config), etcd, pauses, move, () => seen)
+  const node = nodeHandlers(
+    config,
+    names,
+    consoleOf(config),
+    etcd,
+    pauses,
+    move,
+    () => seen,
+    () => 0,
+  )
   const handlers = node as Record<string, Handler>
   const server = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers })
   const api = connect(`127.0.0.1:${server.port}`, null)

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
@@ -7,7 +7,7 @@ import { addressOf } from '../lib/address.ts'
 import { load } from '../lib/config.ts'
 import { Failed } from '../lib/errors.ts'
 import { nodeHandlers } from '../lib/nodeapi.ts'
-import { migrate, migrateCommand, readCluster, unmigrateCommand } from '../lib/pacemaker.ts'
+import { migrate, migrateCommand, readCluster, unmigrate, unmigrateCommand } from '../lib/pacemaker.ts'
 
 test('the move is a location rule that ends by itself', () => {
   assert.equal(migrateCommand('msPostgresql', 'pg02', new Date('2026-01-02T03:04:05.678Z')), [
@@ -62,11 +62,47 @@ test('a standby that came back a moment ago, of which nobody has told us, can be
     }
     const { config } = load('supervise', [], { PGCM_CONFIG_FILE: '/dev/null' })
     const none = {} as never
-    const { migrate } = nodeHandlers(config, names, none, none, none, none, () => stopped)
+    const { migrate } = nodeHandlers(
+      config,
+      names,
+      none,
+      none,
+      none,
+      none,
+      () => stopped,
+      () => 0,
+    )
     await migrate({ target: 'pg01' }, new AbortController().signal).catch(
       (error) => assert.not.match(String(error), /is no standby that runs/), // there is no pg01 here to look up
     )
     assert.match(readFileSync(join(dir, 'did'), 'utf8'), /id="pgcm-move-msPostgresql".*value="pg01"/)
+  } finally {
+    process.env.PATH = PATH
+    rmSync(dir, { recursive: true })
+  }
+})
+
+test('a constraint stays until Pacemaker knows the newest epoch: without it the role would move back', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-unmigrate-'))
+  const PATH = process.env.PATH
+  const removed = join(dir, 'removed')
+  try {
+    const fixture = (kind: string) =>
+      new URL(`./fixtures/trixie-healthy.${kind}.xml`, import.meta.url).pathname
+    const cibadmin = `case $* in *--delete*) touch ${removed} ;; *--xpath*) exit 105 ;; *) cat ${fixture('cib')} ;; esac`
+    writeFileSync(join(dir, 'cibadmin'), `#!/bin/sh\n${cibadmin}\n`, { mode: 0o755 })
+    writeFileSync(join(dir, 'crm_mon'), `#!/bin/sh\ncat ${fixture('crm_mon')}\n`, { mode: 0o755 })
+    process.env.PATH = `${dir}:${PATH}`
+    const names = { resource: 'Postgresql', clone: 'msPostgresql' }
+    const { epoch } = await readCluster(names, { timeoutMs: 5000 })
+    let asked = 0
+    await unmigrate(names, { timeoutMs: 5000 }, () => {
+      assert.not(existsSync(removed))
+      asked += 1
+      return asked < 4 ? epoch.promoted + 1 : epoch.promoted
+    })
+    assert.is(asked, 4)
+    assert.ok(existsSync(removed))
   } finally {
     process.env.PATH = PATH
     rmSync(dir, { recursive: true })

@@ -85,7 +85,7 @@ esac
   const names = { resource: 'Postgresql', clone: 'msPostgresql' }
   const etcd = { get: async () => null } as unknown as Etcd
   const move = demotion(names, dir, async () => {})
-  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, move, view)
+  const handlers = nodeHandlers(config, names, consoleOf(config), etcd, pauses, move, view, () => 0)
   const server = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers })
   const client = new Client(`127.0.0.1:${server.port}`, grpc.credentials.createInsecure())
   const call: Call = (rpc, request = {}) =>

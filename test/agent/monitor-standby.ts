@@ -1,5 +1,5 @@
 /** What a monitor of a standby says and does. */
-import { alone, FAILED, OK, PG02_IS_PRIMARY, type Row, STAYS_OUT, standby, to } from './states.ts'
+import { alone, FAILED, OK, PG02_IS_PRIMARY, primary, type Row, STAYS_OUT, standby, to } from './states.ts'
 
 export const ofStandbys: Row[] = [
   {
@@ -36,6 +36,12 @@ export const ofStandbys: Row[] = [
     code: OK,
     files: { 'run/pgcm-Postgresql/state': false },
     check: (world) => world.log.find((line) => /psql|attrd_updater/.test(line)),
+  },
+  {
+    does: 'monitor',
+    when: 'it has taken over before Pacemaker came to the promotion: no role that is not expected',
+    given: { ...primary, run: { electing: '99999999999', promoted: '99999999999 00000000000003E8 17' } },
+    code: OK,
   },
   {
     does: 'monitor',

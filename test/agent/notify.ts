@@ -25,6 +25,14 @@ const called = (epoch: number) => ({ 'call@pg02': `${epoch}` })
 const streams: Given = { broken: { let_go: '' } }
 /** The one that is demoted is the primary. */
 const PG03_IS_PRIMARY = { 'status@pg03': 'PRI' }
+/** pg01 has called and is let go; the others have told this. */
+const takingOver = (attributes: Record<string, string>): Given => ({
+  ...standby,
+  run: { call: 17 },
+  history: [10],
+  placeholders: [11, 12, 13, 14, 15, 16],
+  attributes: { ...PG03_IS_PRIMARY, ...attributes },
+})
 /** The primary, whose role is to go to pg02. */
 const moving: Given = { ...primary, promise: 17, attributes: { ...called(18), 'status@pg01': 'PRI' } }
 /** Its demotion is held until then; or until the agent has seen it, when it is called off, or goes on. */
@@ -45,6 +53,9 @@ const lockedFor = (seconds: number) => (world: World) => {
   const script = `exec 9>"$1"; flock 9; sleep ${seconds} &`
   spawnSync('sh', ['-c', script, 'sh', world.path('run/pgcm-Postgresql/lock')], { stdio: 'ignore' })
 }
+/** It has PostgreSQL look up what it needs for a position, and waits for the former primary. */
+const waits = ['position', 'let_go']
+const called17 = ['call@pg01=17 private', ...waits, 'HUP', 'position']
 const voted = (vote: string, node = 'pg01') => ['HUP', 'position', `vote@${node}=${vote} private`]
 
 export const notifications: Row[] = [
@@ -53,7 +64,7 @@ export const notifications: Row[] = [
     when: 'it is to be the next primary: it calls while the old one is at work',
     given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go'],
+    changes: ['call@pg01=17 private', ...waits],
     order: ['sync called.new', 'call@pg01=17 private'],
     files: { 'tmp/called': '17', 'tmp/promise': '10', 'run/pgcm-Postgresql/call': '17' },
     check: (world) =>
@@ -66,7 +77,7 @@ export const notifications: Row[] = [
     when: 'it calls: PostgreSQL looks for history files all the time, and dies of one that it cannot read',
     given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go'],
+    changes: ['call@pg01=17 private', ...waits],
     check: (world) => world.log.find((line) => /^chown .*\/[0-9A-F]{8}\.history/.test(line)),
   },
   {
@@ -74,7 +85,7 @@ export const notifications: Row[] = [
     when: 'it calls: pg_rewind writes into the files that it finds, so each placeholder is one of its own',
     given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go'],
+    changes: ['call@pg01=17 private', ...waits],
     check: (world) =>
       statSync(world.path('data/pg_wal/0000000B.history')).nlink === 1 ? undefined : 'it has several names',
   },
@@ -89,16 +100,16 @@ export const notifications: Row[] = [
       twist: (world) => world.write('data/pgcm.placeholders/00000009.history', '# pgcm placeholder'),
     },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go'],
+    changes: ['call@pg01=17 private', ...waits],
     check: (world) => (world.has('data/pgcm.placeholders') ? 'the rest is still there' : undefined),
   },
   {
     does: 'notify pre-demote pg01 pg03',
-    when: 'the former primary has let it go: it votes as soon as it has called',
+    when: 'the former primary has let it go: it votes as soon as it has called, and keeps its own vote to itself',
     given: { attributes: PG03_IS_PRIMARY, ...standby, history: [10] },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go', ...voted('17:10:1000')],
-    order: ['call@pg01=17 private', 'let_go', 'position', 'vote@pg01=17:10:1000 private'],
+    changes: ['call@pg01=17 private', ...waits, 'HUP', 'position'],
+    order: ['call@pg01=17 private', ...waits],
     files: { 'tmp/promise': '17', 'tmp/replication.conf': conf('') },
   },
   {
@@ -106,8 +117,8 @@ export const notifications: Row[] = [
     when: 'the former primary has let it go: it votes, and attaches to the candidate, of which it has no history to fetch but one',
     given: { ...standby, history: [10], attributes: { ...called(18), ...PG03_IS_PRIMARY } },
     code: OK,
-    changes: ['let_go', ...voted('18:10:1000'), 'HUP'],
-    order: ['let_go', 'position', 'vote@pg01=18:10:1000 private'],
+    changes: [...waits, ...voted('18:10:1000'), 'HUP'],
+    order: [...waits, 'vote@pg01=18:10:1000 private'],
     files: { 'tmp/promise': '18', 'tmp/replication.conf': to(2) },
     check: (world) =>
       world.timelines.join() === '10,11?,12?,13?,14?,15?,16?,17?'
@@ -115,11 +126,114 @@ export const notifications: Row[] = [
         : `history files ${world.timelines}`,
   },
   {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'enough have voted and the primary was shut down in order: it takes over, and Pacemaker may come later',
+    given: takingOver({ 'vote@pg02': '17:10:1000', 'vote@pg03': '10:10:999:down' }),
+    code: OK,
+    changes: [...called17, 'promote'],
+    order: ['sync PGSQL.lock.new', 'promote'],
+    files: {
+      'tmp/PGSQL.lock': '17',
+      'run/pgcm-Postgresql/call': false,
+      'run/pgcm-Postgresql/promoting': false,
+    },
+    check: (world) =>
+      /^\d+ 00000000000003E8 17$/.test(world.read('run/pgcm-Postgresql/promoted')) &&
+      /^\d+$/.test(world.read('run/pgcm-Postgresql/electing'))
+        ? undefined
+        : 'it does not say so',
+  },
+  ...(
+    [
+      ['nobody has told that it was shut down', { 'vote@pg02': '17:10:1000', 'vote@pg03': '10:0:0' }],
+      ['another one was shut down', { 'vote@pg02': '10:10:999:down', 'vote@pg03': '17:10:1000' }],
+      ['nobody else has voted', { 'vote@pg02': '10:0:0', 'vote@pg03': '10:10:999:down' }],
+    ] as [string, Record<string, string>][]
+  ).map(
+    ([when, votes]): Row => ({
+      does: 'notify pre-demote pg01 pg03',
+      when: `${when}: it leaves the promotion to Pacemaker`,
+      given: takingOver(votes),
+      code: OK,
+      changes: called17,
+      files: { 'run/pgcm-Postgresql/call': '17', 'tmp/PGSQL.lock': false },
+    }),
+  ),
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'the primary has died: its word is not waited for, as the others wait for this',
+    given: { ...takingOver({ 'vote@pg02': '17:10:1000' }), broken: { died: '' } },
+    code: OK,
+    changes: called17,
+    check: (world) =>
+      world.log.includes('attrd_updater -QA -n Postgresql-vote') ? 'it asks for votes' : undefined,
+  },
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'the primary was shut down further on than it has received: that one has to be primary again',
+    given: takingOver({ 'vote@pg02': '17:10:1000', 'vote@pg03': '10:10:1000:down' }),
+    code: OK,
+    changes: [...called17, 'score@pg03=1000', 'score@pg01=1', 'cleanup pg03'],
+    files: { 'run/pgcm-Postgresql/call': '17', 'tmp/PGSQL.lock': false },
+  },
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'it would be primary without synchronous standbys: the promotion is to say so',
+    given: {
+      ...takingOver({ 'vote@pg02': '17:10:1000', 'vote@pg03': '10:10:999:down' }),
+      position: '10:1000:t:f',
+    },
+    code: OK,
+    changes: called17,
+    files: { 'run/pgcm-Postgresql/call': '17' },
+  },
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'PostgreSQL may have begun to promote and does not say: the promotion goes on with it',
+    given: {
+      ...takingOver({ 'vote@pg02': '17:10:1000', 'vote@pg03': '10:10:999:down' }),
+      broken: { promote: 'FATAL:  terminating connection due to administrator command' },
+    },
+    code: OK,
+    changes: [...called17, 'promote'],
+    files: { 'run/pgcm-Postgresql/call': '17' },
+    check: (world) =>
+      world.read('run/pgcm-Postgresql/promoting') ? undefined : 'forgot that it may still promote',
+  },
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'it has taken over, and Pacemaker has begun anew',
+    given: { ...primary, attributes: PG03_IS_PRIMARY },
+    code: OK,
+  },
+  {
+    does: 'notify pre-demote pg02 pg03',
+    when: 'it has voted, streams from the candidate, and Pacemaker has begun anew',
+    given: {
+      ...standby,
+      ...streams,
+      promise: 18,
+      run: { vote: '18:10:1000\npg02 0 t' },
+      history: [10],
+      placeholders: [11, 12, 13, 14, 15, 16, 17],
+      attributes: { ...called(18), ...PG03_IS_PRIMARY },
+    },
+    code: OK,
+    changes: ['vote@pg01=18:10:1000 private'],
+  },
+  {
+    does: 'notify pre-promote pg02',
+    when: 'its session does not hear of the reload: it tells that it cannot vote',
+    given: { ...standby, attributes: called(18), broken: { reload: 'host=10.0.0.1' } },
+    code: OK,
+    changes: ['HUP', 'vote@pg01=18:0:0 private'],
+  },
+  {
     does: 'notify pre-demote pg02 pg03',
     when: 'it still streams from the former primary: no vote yet',
     given: { ...standby, ...streams, attributes: { ...called(18), ...PG03_IS_PRIMARY } },
     code: OK,
-    changes: ['let_go'],
+    changes: waits,
     files: { 'tmp/promise': '10' },
   },
   {
@@ -135,7 +249,7 @@ export const notifications: Row[] = [
     when: 'the primary that is to be demoted lets it go',
     given: { ...standby, history: [10], attributes: PG02_IS_PRIMARY },
     code: OK,
-    changes: ['call@pg01=17 private', 'let_go', ...voted('17:10:1000')],
+    changes: ['call@pg01=17 private', ...waits, 'HUP', 'position'],
   },
   {
     does: 'notify pre-demote pg02 pg01',
@@ -154,10 +268,11 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify pre-demote pg02 pg01',
-    when: 'a planned failover has paused its clients: it shuts down before it is demoted',
-    given: { ...moving, twist: held('99999999999', 'go') },
+    when: 'a planned failover has paused its clients: it shuts down before it is demoted, and says where',
+    given: { ...moving, control: ['shut down', '1/3000028'], twist: held('99999999999', 'go') },
     code: OK,
-    changes: ['INT'],
+    changes: ['INT', 'vote@pg01=17:17:4345298984:down private'],
+    order: ['INT', 'vote@pg01=17:17:4345298984:down private'],
     files: { 'hold.go': false, 'run/pgcm-Postgresql/holding': false, 'tmp/promise': '17' },
   },
   {
@@ -170,7 +285,7 @@ export const notifications: Row[] = [
       twist: (world) => world.write('hold.go', ''),
     },
     code: OK,
-    changes: ['let_go'],
+    changes: waits,
   },
   {
     does: 'notify pre-demote pg02 pg01',
@@ -202,7 +317,7 @@ export const notifications: Row[] = [
       twist: held('99999999999'),
     },
     code: OK,
-    changes: ['let_go'],
+    changes: waits,
   },
   {
     does: 'notify pre-promote pg02',
@@ -222,14 +337,6 @@ export const notifications: Row[] = [
     given: { ...standby, attributes: called(18), twist: lockedFor(0.5) },
     code: OK,
     changes: [...voted('18:10:1000'), 'HUP'],
-  },
-  {
-    does: 'notify pre-promote pg01',
-    when: 'it is to be promoted: it gathers the votes before that',
-    given: candidate,
-    code: OK,
-    changes: ['vote@pg01=17:10:1000 private'],
-    files: { 'run/pgcm-Postgresql/votes': 'pg01 17:10:1000\npg02 17:10:1000' },
   },
   {
     does: 'notify pre-demote pg02 pg03',
@@ -527,5 +634,5 @@ export const epochs: Row[] = (
     attributes: { ...given.attributes, 'status@pg09': 'PRI' },
   },
   code: OK,
-  changes: [`call@${node}=${epoch} private`, 'let_go'],
+  changes: [`call@${node}=${epoch} private`, ...waits],
 }))

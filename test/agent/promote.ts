@@ -78,9 +78,12 @@ export const promotes: Row[] = [
   {
     does: 'promote',
     when: 'it has no vote of its own',
-    given: asking({ 'vote@pg02': '17:10:1', 'vote@pg03': '17:10:1' }),
+    given: {
+      ...asking({ 'vote@pg02': '17:10:1', 'vote@pg03': '17:10:1' }),
+      run: { call: 17, vote: '9:10:1000\npg01 0 t' },
+    },
     code: FAILED,
-    reason: 'epoch 17 has votes of pg02 pg03, needs',
+    reason: 'epoch 17 has votes of nobody, needs',
   },
   {
     does: 'promote',
@@ -155,6 +158,14 @@ export const promotes: Row[] = [
   },
   {
     does: 'promote',
+    when: 'it has taken over already: the attributes follow',
+    given: { ...primary, run: { promoted: '1 00000000000003E8 17', electing: '99999999999' } },
+    code: OK,
+    changes: isPrimary,
+    files: { 'run/pgcm-Postgresql/electing': '' },
+  },
+  {
+    does: 'promote',
     when: 'it is primary already',
     given: primary,
     code: OK,
@@ -172,7 +183,7 @@ export const promotes: Row[] = [
     when: 'it has promised a newer epoch meanwhile',
     given: { ...candidate, promise: 18 },
     code: FAILED,
-    reason: 'promised a newer epoch meanwhile',
+    reason: 'promised a newer epoch',
     changes: 'any',
   },
   {
@@ -187,7 +198,7 @@ export const promotes: Row[] = [
     when: 'the old primary was shut down and its end was not received',
     given: asking({ ...votes('17:10:1000', '17:10:1000'), 'vote@pg03': '10:10:1000:down' }),
     code: FAILED,
-    reason: 'pg03 has WAL up to 3E8 that pg01 has not received: pg03 has to be primary again',
+    reason: 'pg03 has WAL up to 3E8 that pg01 lacks: pg03 has to be primary again',
     changes: ['cleanup pg03', ...lost('pg03', 1000)],
   },
   {
@@ -214,49 +225,6 @@ export const promotes: Row[] = [
   },
   {
     does: 'promote',
-    when: 'the votes were gathered before: it asks nobody',
-    given: {
-      ...candidate,
-      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000\npg03 17:10:900' },
-      attributes: {},
-    },
-    code: OK,
-    changes: isPromoted,
-  },
-  {
-    does: 'promote',
-    when: 'the votes and the orderly end of the old primary were gathered before: it asks nobody',
-    given: {
-      ...candidate,
-      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000\npg03 10:10:999:down' },
-      attributes: {},
-    },
-    code: OK,
-    changes: isPromoted,
-  },
-  {
-    does: 'promote',
-    when: 'it has gathered the votes of the quickest, and another one holds more: it asks again',
-    given: {
-      ...asking(votes('17:10:1000', '17:10:1000', '17:10:1001')),
-      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 17:10:1000' },
-      position: '10:1001:t:t',
-    },
-    code: OK,
-    changes: [...catchesUp, ...isPromoted],
-  },
-  {
-    does: 'promote',
-    when: 'the votes that were gathered before are not enough, or of another epoch: it asks again',
-    given: {
-      ...candidate,
-      run: { ...candidate.run, votes: 'pg01 17:10:1000\npg02 16:10:1000\npg03 17:0:0' },
-    },
-    code: OK,
-    changes: isPromoted,
-  },
-  {
-    does: 'promote',
     when: 'the disk is full',
     given: { ...candidate, broken: { disk: '' } },
     code: FAILED,
@@ -275,6 +243,30 @@ export const promotes: Row[] = [
   },
   {
     does: 'promote',
+    when: 'a promotion to that epoch had begun before PostgreSQL was started anew: it would be the next number',
+    given: { ...candidate, history: [10, 17] },
+    code: FAILED,
+    reason: 'promised a newer epoch',
+    changes: 'any',
+    check: (world) => (world.changes.includes('promote') ? 'promoted to an epoch of nobody' : undefined),
+  },
+  {
+    does: 'promote',
+    when: 'somebody was killed who was about to tell PostgreSQL',
+    given: { ...candidate, run: { ...candidate.run, promoting: 'postmaster' } },
+    code: OK,
+    changes: isPromoted,
+    files: { 'run/pgcm-Postgresql/call': false, 'run/pgcm-Postgresql/promoting': false },
+  },
+  {
+    does: 'promote',
+    when: 'somebody was killed who had promoted it: monitors tell the rest',
+    given: { ...primary, run: { call: 17, promoting: 'postmaster' } },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/call': false, 'run/pgcm-Postgresql/promoting': false },
+  },
+  {
+    does: 'promote',
     when: 'it would be primary without synchronous standbys',
     given: { ...candidate, run: { ...candidate.run, vote: '17:10:1000\npg01 0 f' } },
     code: FAILED,
@@ -285,9 +277,9 @@ export const promotes: Row[] = [
   {
     does: 'promote',
     when: 'PostgreSQL refuses',
-    given: { ...candidate, broken: { promote: 'pg_ctl: could not send promote signal' } },
+    given: { ...candidate, broken: { promote: 'ERROR:  failed to send signal to postmaster' } },
     code: FAILED,
-    reason: 'not promoted: pg_ctl: could not send promote signal',
+    reason: 'not promoted: ERROR:  failed to send signal to postmaster',
     changes: 'any',
     check: (world) =>
       world.read('run/pgcm-Postgresql/promoting') ? undefined : 'forgot that it may still promote',

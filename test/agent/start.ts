@@ -127,7 +127,7 @@ export const starts: Row[] = [
       },
     },
     code: OK,
-    changes: started(10),
+    changes: ['call@pg01 withdrawn', ...started(10)],
     files: {
       'run/pgcm-Postgresql/state': false,
       'run/pgcm-Postgresql/vote': false,

@@ -222,15 +222,14 @@ scenario(
 
 /** The steps of a promotion, by the line of the agent's that does the next thing. */
 const STEPS = {
-  'before the votes are counted': '\tif within "$vote_timeout" eval',
+  'before the votes are counted': '\tif open_session && within',
   'when the votes are counted': '\t\tnobody_ahead && become_primary',
   'when it is proven': '\twrite_file "$tmpdir/PGSQL.lock"',
-  'when its lock file is written': '\t[ "$(promise)" -eq "$epoch" ] && [ "$epoch" -gt "$timeline" ]',
-  'right before PostgreSQL is told': '\twhy=$(as_pguser "$bindir/pg_ctl"',
-  'when PostgreSQL has been told': '\tanswer=$(sql',
+  'when its lock file is written': '\t[ "$(promise)" -eq "$epoch" ] && [ "$epoch" -gt',
+  'right before PostgreSQL is told': '\tanswer=$(sql',
   'when PostgreSQL is primary': '\t[ "$answer" = ',
   'before the daemon is told': '\twake_supervise',
-  'before Pacemaker is told': '\t(sleep 0.3; [ ! -e "$run/promoted" ]',
+  'before Pacemaker is told': '\trm -f "$run/promoting"',
 }
 const promotionDies = async (line: string, how?: string) => {
   await underLoad(async (load) => {
@@ -256,6 +255,69 @@ for (const [step, line] of Object.entries(STEPS)) {
 }
 scenario('PostgreSQL dies with its promotion before anybody follows: nothing is lost', 180, () =>
   promotionDies(STEPS['when PostgreSQL is primary'], 'kill -9 "$postmaster" $$'),
+)
+
+/** The same of a planned move, in which the candidate takes over before Pacemaker promotes it. */
+for (const [step, line] of Object.entries({
+  'when it is proven': '\tset_deadline 20 && echo',
+  'right before PostgreSQL is told': STEPS['right before PostgreSQL is told'],
+  'when PostgreSQL is primary': STEPS['when PostgreSQL is primary'],
+  'before Pacemaker is told': STEPS['before Pacemaker is told'],
+})) {
+  scenario(`the candidate of a planned move is killed ${step}: somebody is promoted`, 180, async () => {
+    await underLoad(async (load) => {
+      const since = load.now()
+      const to = await standby('HS:sync')
+      const { hits, restore } = await killAgentBefore([to], line, 'exec false') // $$ is not what takes over
+      try {
+        const { code } = await inside('app01', ['pgcm-failover', '--yes'], {
+          okCodes: [0, 1],
+          timeoutMs: 60_000,
+        })
+        assert.equal(await hits(), [to])
+        const name = await primaryWithin(60_000)
+        assert.ok(await load.commitAfter(10_000))
+        note(`killed ${step}: exit ${code}, ${name} is primary, gap ${ms(load.figures(since).longestGapMs)}`)
+      } finally {
+        await restore()
+      }
+      await cure()
+    })
+  })
+}
+
+scenario(
+  'ALTER SYSTEM overrules synchronous_standby_names on a standby: it is not promoted',
+  240,
+  async () => {
+    const sync = await standby('HS:sync')
+    const alter = async (how: string) => {
+      await psql(sync, `alter system ${how}`)
+      await psql(sync, 'select pg_reload_conf()')
+    }
+    await underLoad(async (load) => {
+      const old = (await primary()) as string
+      await alter(`set synchronous_standby_names = ''`)
+      try {
+        const since = load.now()
+        await killPostmaster(old)
+        const name = await primaryWithin(90_000, old)
+        assert.is.not(name, sync)
+        assert.ok(await load.commitAfter(10_000))
+        note(
+          `synchronous_standby_names overruled: ${name}, gap ${ms(load.figures(since - 100).longestGapMs)}`,
+        )
+      } finally {
+        await until('it can be reset', { timeoutMs: 60_000, everyMs: 500 }, () =>
+          alter('reset synchronous_standby_names').then(
+            () => true,
+            () => false,
+          ),
+        )
+      }
+      await cure()
+    })
+  },
 )
 
 scenario('the node that was promoted dies before long, and returns: nothing is lost', 240, async () => {

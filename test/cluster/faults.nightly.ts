@@ -286,6 +286,51 @@ for (const [step, line] of Object.entries({
   })
 }
 
+/** The same, when it has taken over, and Pacemaker, held by the old primary's agent, has promoted nobody yet. */
+for (const [what, who, fault] of [
+  ['the new primary loses power', 'to', 'kill'],
+  ['the new primary is cut off from everybody', 'to', 'partition'],
+  ['the old primary loses power', 'old', 'kill'],
+  ['the other standby loses power', 'other', 'kill'],
+  ['the DC loses power', 'dc', 'kill'],
+] as const) {
+  scenario(`${what} between take-over and promotion: clients go on, nothing is lost`, 240, async () => {
+    const [old, to, other] = [
+      (await primary()) as string,
+      await standby('HS:sync'),
+      await standby('HS:potential'),
+    ]
+    const { stdout: dc } = await inside(old, ['crmadmin', '-qD'])
+    const machine = { old, to, other, dc: dc.trim() }[who]
+    const { restore } = await killAgentBefore([old], '\trm -f "$run/holding" "$hold.go"', 'sleep 10')
+    try {
+      await underLoad(
+        async (load) => {
+          const run = inside('app01', ['pgcm-failover', '--yes'], { okCodes: [0, 1, 3], timeoutMs: 90_000 })
+          const promoted = async () => (await psql(to, 'select pg_is_in_recovery()')) === 'f'
+          await until(`${to} has taken over`, { timeoutMs: 20_000 }, promoted)
+          assert.match((await crm(to)).nodes[old]?.role ?? '', /Promoted|Master/)
+          await playground(fault, [machine])
+          const since = load.now()
+          // Without the other standby a commit waits until the old primary has come back, which is for a person.
+          if (machine === other) await turnOn(machine)
+          assert.ok(await load.commitAfter(60_000, since + 500))
+          const { code } = await run
+          const gap = ms(load.figures(since - 1_000).longestGapMs)
+          note(
+            `${what} (${machine}, DC ${dc.trim()}): exit ${code}, gap ${gap}, ${await primaryWithin(30_000)} is primary`,
+          )
+        },
+        { through: bouncers.filter((name) => name !== machine) },
+      )
+      await cure()
+    } finally {
+      await turnOn(old)
+      await restore()
+    }
+  })
+}
+
 scenario(
   'ALTER SYSTEM overrules synchronous_standby_names on a standby: it is not promoted',
   240,

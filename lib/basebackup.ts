@@ -6,7 +6,7 @@ import { sync } from './atomic.ts'
 import { vacate } from './dataprocesses.ts'
 import { Failed } from './errors.ts'
 import { connection, type Theirs, walDir } from './evidence.ts'
-import { type Bounds, SLOW, writeStage } from './renewal.ts'
+import { type Bounds, SLOW, writeMark } from './renewal.ts'
 import { sh } from './sh.ts'
 
 export const backupCommand = (agent: Agent, address: string): string[] =>
@@ -115,8 +115,8 @@ export async function noTablespaces(agent: Agent, theirs: Theirs): Promise<Obsta
 }
 
 /** A copy of the primary beside the old directory, which stays as it is, also where this fails. */
-export async function backUp(agent: Agent, address: string, { timeoutMs, signal }: Bounds): Promise<void> {
-  const { fresh } = besides(agent)
+export async function backUp(agent: Agent, address: string, theirs: Theirs, bounds: Bounds): Promise<void> {
+  const { fresh, outdated } = besides(agent)
   await vacate(agent)
   await rm(fresh, { recursive: true, force: true })
   try {
@@ -124,7 +124,7 @@ export async function backUp(agent: Agent, address: string, { timeoutMs, signal 
     await mkdir(fresh, { mode: 0o700 })
     await chown(fresh, uid, gid)
     // Its second process, which fetches the WAL, would outlive it if it were killed.
-    await runTool(backupCommand(agent, address), { timeoutMs, signal, endsAsOne: true }, SLOW)
+    await runTool(backupCommand(agent, address), { ...bounds, endsAsOne: true }, SLOW)
   } catch (error) {
     // A disk that it has filled must not stay full. Of a killed one's writer nothing may be left to fill it again.
     await vacate(agent).catch(() => {})
@@ -132,7 +132,9 @@ export async function backUp(agent: Agent, address: string, { timeoutMs, signal 
     if (!(error instanceof Failed)) throw error
     throw new Failed(`${error.message}; ${agent.pgdata} is as it was`, error.hint, { cause: error })
   }
-  await writeStage(agent, 'swapping')
+  // What an earlier run kept goes first, or it would look as if this copy were in its place already.
+  if (await exists(agent.pgdata)) await rm(outdated, { recursive: true, force: true })
+  await writeMark(agent, 'swapping', theirs)
 }
 
 async function userOf(agent: Agent): Promise<{ uid: number; gid: number }> {
@@ -140,19 +142,22 @@ async function userOf(agent: Agent): Promise<{ uid: number; gid: number }> {
   return { uid: await id('-u'), gid: await id('-g') }
 }
 
+/** Is the complete copy there, beside the old directory or already in its place? */
+export async function copied(agent: Agent): Promise<boolean> {
+  const { fresh, outdated } = besides(agent)
+  return (await exists(fresh)) || ((await exists(outdated)) && (await exists(agent.pgdata)))
+}
+
 /** Puts the complete copy into the place of the old directory. May be killed between any two of its steps. */
-export async function swap(agent: Agent): Promise<void> {
+export async function swap(agent: Agent, theirs: Theirs): Promise<void> {
   const { fresh, outdated } = besides(agent)
   await vacate(agent) // the agent might have started the old one while the copy was made
   if (await exists(fresh)) {
-    if (await exists(agent.pgdata)) {
-      await rm(outdated, { recursive: true, force: true })
-      await rename(agent.pgdata, outdated)
-    }
+    if (await exists(agent.pgdata)) await rename(agent.pgdata, outdated)
     await rename(fresh, agent.pgdata)
     await sync(dirname(agent.pgdata))
   }
-  await writeStage(agent, 'ready')
+  await writeMark(agent, 'ready', theirs)
 }
 
 /** What is to be removed once PostgreSQL streams. */

@@ -66,7 +66,7 @@ async function look(local: Local, signal: AbortSignal): Promise<Diagnosis> {
   const strangers = working.filter(({ ours }) => !ours)
   if (strangers.length > 0)
     throw new Refused(`at work in ${local.agent.pgdata}: ${named(strangers)}`, 'It has to be stopped first.')
-  const { lock, promise, promoted, stage } = await local.marks()
+  const { lock, promise, promoted, mark } = await local.marks()
   const theirs = await local.theirs(primary.address)
   evidence.push(
     `cluster: epoch ${promoted}, primary ${primary.name} (${primary.address}) on timeline ${theirs.timeline} at ${theirs.lsn}`,
@@ -81,18 +81,25 @@ async function look(local: Local, signal: AbortSignal): Promise<Diagnosis> {
       'It cannot be followed. Wait until a newer primary is there.',
     )
   permit(await local.noTablespaces(theirs))
-  if (stage === 'ready') {
-    permit(await local.noStart(theirs))
-    return found('none', 'ready: an earlier pgcm-rejoin has cured the data')
-  }
-  if (stage === 'swapping')
-    return found('finish swap', 'the base backup of an earlier pgcm-rejoin is complete')
+  const stage = mark?.stage ?? null
   const stale = theirs.checkpointTimeline !== theirs.timeline
   const backup = async (why: string, relation?: Relation): Promise<Diagnosis> => {
     permit(await local.noBackup(theirs), `${why}, and no base backup can be made: `)
     return found('base backup', `beyond rewind, ${why}: base backup`, { ...(relation && { relation }) })
   }
+  // Half rewound to one history it cannot be rewound to another; whole, it may have parted from the newer one.
+  if (mark && stage !== 'recovering' && mark.timeline !== theirs.timeline)
+    return backup(`an earlier pgcm-rejoin was interrupted, and timeline ${theirs.timeline} is newer`)
+  if (stage === 'ready') {
+    permit(await local.noStart(theirs))
+    return found('none', 'ready: an earlier pgcm-rejoin has cured the data')
+  }
+  if (stage === 'swapping')
+    return (await local.copied())
+      ? found('finish swap', 'the base backup of an earlier pgcm-rejoin is complete')
+      : backup('the base backup of an earlier pgcm-rejoin is not there any more')
   if (stage === 'rewinding') {
+    if (mark?.rebooted) return backup('the machine went down in the middle of pg_rewind')
     evidence.push('its data: an earlier pgcm-rejoin was interrupted in the middle of pg_rewind')
     // The last thing that pg_rewind writes is pg_control, with this state.
     if ((await local.state()) === 'in archive recovery')

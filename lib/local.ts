@@ -30,7 +30,7 @@ export interface Local {
     lock: number | null
     promise: number | null
     promoted: number
-    stage: renewal.Stage | null
+    mark: renewal.Mark | null
   }>
   hasData(): Promise<boolean>
   ours(signal: AbortSignal): Promise<Ours>
@@ -45,6 +45,8 @@ export interface Local {
   noStart(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
   noRewind(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
   noBackup(theirs: Theirs): Promise<basebackup.Obstacle | undefined>
+  /** Is the base backup that an earlier run has made still there? */
+  copied(): Promise<boolean>
 
   lostCommands(fork: Fork): string[]
   /** Writes down what is in the WAL behind the fork; gives a line that says where. */
@@ -77,7 +79,7 @@ export async function localMachine(config: Config): Promise<Local> {
   const cluster = () => readCluster(names, PACEMAKER)
   let ours: Ours | undefined
   let theirs: Theirs | undefined
-  let stage: renewal.Stage | null = null
+  let mark: renewal.Mark | null = null
 
   /** Asks PostgreSQL here; null where it does not run. */
   async function role() {
@@ -132,8 +134,8 @@ export async function localMachine(config: Config): Promise<Local> {
       const own = async () => epoch.of[node] ?? (await readControl(agent)).timeline
       const lock = await numberIn(agent.lockFile, own)
       const promise = await numberIn(agent.promiseFile, async () => epoch.promoted)
-      stage = await renewal.readStage(agent)
-      return { lock, promise, promoted: epoch.promoted, stage }
+      mark = await renewal.readMark(agent)
+      return { lock, promise, promoted: epoch.promoted, mark }
     },
 
     hasData: () =>
@@ -158,6 +160,7 @@ export async function localMachine(config: Config): Promise<Local> {
     noStart: (theirs) => basebackup.noStart(agent, theirs),
     noRewind: (theirs) => basebackup.noRewind(agent, theirs),
     noBackup: (theirs) => basebackup.noBackup(agent, theirs),
+    copied: () => basebackup.copied(agent),
 
     lostCommands: (fork) => lostCommands(agent, known(ours), fork),
     async keepLost(fork, primary, signal) {
@@ -186,16 +189,21 @@ export async function localMachine(config: Config): Promise<Local> {
       shown(renewal.rewindCommand(agent, address)),
     ],
     rewind: (address, bounds) =>
-      (stage === 'rewinding' ? renewal.rewindAgain : renewal.rewind)(agent, address, known(theirs), bounds),
+      (mark?.stage === 'rewinding' ? renewal.rewindAgain : renewal.rewind)(
+        agent,
+        address,
+        known(theirs),
+        bounds,
+      ),
     settleCommands: () => [shown(renewal.syncCommand(agent))],
     async settle(bounds) {
       await sh(renewal.syncCommand(agent), bounds)
-      await renewal.writeStage(agent, 'ready')
+      await renewal.writeMark(agent, 'ready', known(theirs))
     },
     backupCommands: (address) => [shown(basebackup.backupCommand(agent, address))],
-    backUp: (address, bounds) => basebackup.backUp(agent, address, bounds),
+    backUp: (address, bounds) => basebackup.backUp(agent, address, known(theirs), bounds),
     swapCommands: () => basebackup.swapCommands(agent),
-    swap: () => basebackup.swap(agent),
+    swap: () => basebackup.swap(agent, known(theirs)),
     release: () => renewal.release(agent),
     discardCommands: () => [`rm -rf ${besides(agent).outdated}`],
     discard: () => basebackup.discard(agent),

@@ -182,8 +182,8 @@ export async function rejoinAtLast(scene: Scene): Promise<void> {
 /** Where a run has begun to change the data, its error says what holds from then on. */
 async function halfWay(local: Local, error: unknown): Promise<unknown> {
   if (!(error instanceof Expected) || error instanceof Refused) return error
-  const { stage } = await local.marks().catch(() => ({ stage: null }))
-  if (stage === null) return error
+  const { mark } = await local.marks().catch(() => ({ mark: null }))
+  if (mark === null) return error
   const hint = `PostgreSQL does not start on ${local.node} until pgcm-rejoin has come to its end there: run it again.`
   return new Failed(messageOf(error), [error.hint, hint].filter(Boolean).join(' '), { cause: error })
 }

@@ -17,19 +17,33 @@ import { segmentOf } from './wal.ts'
 export type Stage = 'recovering' | 'rewinding' | 'swapping' | 'ready'
 const stages: readonly string[] = ['recovering', 'rewinding', 'swapping', 'ready']
 
-export async function readStage(agent: Agent): Promise<Stage | null> {
+export interface Mark {
+  stage: Stage
+  /** That of the primary whose history the data is brought to; 0 where it is not known. */
+  timeline: number
+  /** Since it was written. What pg_rewind has written is on the disk only at its end, pg_control a little before. */
+  rebooted: boolean
+}
+
+const bootId = () => readFile('/proc/sys/kernel/random/boot_id', 'utf8').then((text) => text.trim())
+
+export async function readMark(agent: Agent): Promise<Mark | null> {
   const text = await readFile(agent.pendingFile, 'utf8').catch((error) => {
     if (error.code === 'ENOENT') return null
     throw new Failed(messageOf(error))
   })
   if (text === null) return null
-  const stage = text.trim()
-  return stages.includes(stage) ? (stage as Stage) : 'rewinding' // of one that cannot be read the worst is assumed
+  const [stage = '', timeline, boot] = text.trim().split(' ')
+  return {
+    stage: stages.includes(stage) ? (stage as Stage) : 'rewinding', // of one that cannot be read the worst is assumed
+    timeline: Number(timeline) || 0,
+    rebooted: boot !== (await bootId()),
+  }
 }
 
 /** On the disk when it returns: PostgreSQL must not find the data half-done and the mark gone. */
-export async function writeStage(agent: Agent, stage: Stage): Promise<void> {
-  await writeAtomically(agent.pendingFile, `${stage}\n`, 0o600)
+export async function writeMark(agent: Agent, stage: Stage, { timeline }: Theirs): Promise<void> {
+  await writeAtomically(agent.pendingFile, `${stage} ${timeline} ${await bootId()}\n`, 0o600)
   await sync(dirname(agent.pendingFile))
 }
 
@@ -111,7 +125,7 @@ export async function beyondRewind(
 
 /** @throws BeyondRewind where only a base backup helps */
 export async function rewind(agent: Agent, address: string, theirs: Theirs, bounds: Bounds): Promise<void> {
-  await writeStage(agent, 'recovering')
+  await writeMark(agent, 'recovering', theirs)
   await vacate(agent) // the agent starts nothing from here on; it might have, until now
   if (!(await readControl(agent)).state.startsWith('shut down')) {
     // pg_rewind wants a server that was shut down. A recovery of its own, without anybody connected, does that.
@@ -132,7 +146,7 @@ export async function rewindAgain(
   await vacate(agent)
   const beyond = await beyondRewind(agent, address, theirs, bounds)
   if (beyond) throw new BeyondRewind(beyond)
-  await writeStage(agent, 'rewinding')
+  await writeMark(agent, 'rewinding', theirs)
   const { stdout, stderr } = await runTool(rewindCommand(agent, address), bounds, SLOW)
   // Up to release 15 it believes the primary's pg_control, which is of the old timeline until a checkpoint is done.
   if (/no rewind required/.test(stdout + stderr))
@@ -140,5 +154,5 @@ export async function rewindAgain(
       'pg_rewind found nothing to rewind, but the histories have parted',
       'CHECKPOINT on the primary, then run pgcm-rejoin again.',
     )
-  await writeStage(agent, 'ready')
+  await writeMark(agent, 'ready', theirs)
 }

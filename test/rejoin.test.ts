@@ -6,7 +6,7 @@ import { type Expected, Failed, Refused } from '../lib/errors.ts'
 import { type Ours, type Theirs, Unreadable } from '../lib/evidence.ts'
 import type { Local } from '../lib/local.ts'
 import { rejoinAtLast } from '../lib/rejoin.ts'
-import { BeyondRewind } from '../lib/renewal.ts'
+import { BeyondRewind, type Mark, type Stage } from '../lib/renewal.ts'
 
 const CIB = `<primitive id="Postgresql" class="ocf" provider="pgcm" type="pgsql">
   <instance_attributes id="i">
@@ -43,6 +43,12 @@ const OURS: Ours = {
   history: [],
   files: [],
 }
+const mark = (stage: Stage, more: Partial<Mark> = {}): Mark => ({
+  stage,
+  timeline: 10,
+  rebooted: false,
+  ...more,
+})
 const THEIRS: Theirs = {
   systemId: '7',
   timeline: 10,
@@ -72,7 +78,7 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
     running: async () => null,
     occupants: async () => [],
     leftovers: async () => [],
-    marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: null }),
+    marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: null }),
     ours: async () => OURS,
     hasData: async () => true,
     state: async () => 'shut down',
@@ -85,6 +91,7 @@ function scene(over: Partial<Local> = {}, flags: string[] = ['--yes']) {
     theirs: async () => THEIRS,
     beyondRewind: async () => undefined,
     noBackup: async () => undefined,
+    copied: async () => true,
     keepLost: act('keep lost', '/lost.txt'),
     checkpoint: act('checkpoint'),
     rewindCommands: () => ['pg_rewind ...'],
@@ -152,14 +159,14 @@ for (const [what, over, wanted, says] of [
   ],
   [
     'an interrupted rewind is done again, whatever the data looks like',
-    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }) },
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('rewinding') }) },
     ['checkpoint', 'rewind', ...END],
     'interrupted: pg_rewind again',
   ],
   [
     'an interrupted rewind that cannot be done again takes a base backup',
     {
-      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }),
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('rewinding') }),
       beyondRewind: async () => 'could not find previous WAL record',
     },
     ['back up', 'swap', ...END],
@@ -168,7 +175,7 @@ for (const [what, over, wanted, says] of [
   [
     'a rewind that was killed after its last write is complete',
     {
-      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'rewinding' as const }),
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('rewinding') }),
       state: async () => 'in archive recovery',
     },
     ['settle', ...END],
@@ -176,13 +183,53 @@ for (const [what, over, wanted, says] of [
   ],
   [
     'a run killed in the swap goes on there',
-    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'swapping' as const }) },
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('swapping') }) },
+    ['swap', ...END],
+    'base backup of an earlier pgcm-rejoin is complete',
+  ],
+  ...(['rewinding', 'swapping', 'ready'] as const).map((stage) => [
+    `what was begun (${stage}) for a primary that is no longer the newest takes a base backup`,
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark(stage, { timeline: 2 }) }),
+      state: async () => 'in archive recovery',
+    },
+    ['back up', 'swap', ...END],
+    'an earlier pgcm-rejoin was interrupted, and timeline 10 is newer: base backup',
+  ]),
+  [
+    'a rewind that looks complete takes a base backup where the machine went down: its files may not be on the disk',
+    {
+      marks: async () => ({
+        lock: 9,
+        promise: 10,
+        promoted: 10,
+        mark: mark('rewinding', { rebooted: true }),
+      }),
+      state: async () => 'in archive recovery',
+    },
+    ['back up', 'swap', ...END],
+    'the machine went down in the middle of pg_rewind: base backup',
+  ],
+  [
+    'a complete base backup survives the end of its machine',
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('swapping', { rebooted: true }) }),
+    },
     ['swap', ...END],
     'base backup of an earlier pgcm-rejoin is complete',
   ],
   [
+    'a base backup that somebody has removed is made again',
+    {
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('swapping') }),
+      copied: async () => false,
+    },
+    ['back up', 'swap', ...END],
+    'is not there any more: base backup',
+  ],
+  [
     'a run killed before the release goes on there',
-    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'ready' as const }) },
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('ready') }) },
     END,
     'has cured the data',
   ],
@@ -190,7 +237,7 @@ for (const [what, over, wanted, says] of [
     'a run killed during the recovery looks at the data again',
     {
       ...DIVERGED,
-      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'recovering' as const }),
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('recovering') }),
     },
     ['keep lost', 'checkpoint', 'rewind', ...END],
     'diverged',
@@ -264,12 +311,12 @@ for (const [what, over, says] of [
   ['any, without a primary', { primary: async () => null }, 'there is no primary to rejoin to'],
   [
     'any, to a primary that is older than what was promoted',
-    { marks: async () => ({ lock: 9, promise: 10, promoted: 18, stage: null }) },
+    { marks: async () => ({ lock: 9, promise: 10, promoted: 18, mark: null }) },
     'older than the promoted epoch 18',
   ],
   [
     'any, to a primary that is older than what this node promised',
-    { marks: async () => ({ lock: 9, promise: 17, promoted: 10, stage: null }) },
+    { marks: async () => ({ lock: 9, promise: 17, promoted: 10, mark: null }) },
     'older than epoch 17, which pg01 promised',
   ],
   [
@@ -312,7 +359,7 @@ for (const [what, over, says] of [
   [
     'data that was cured and has no room for the next WAL files',
     {
-      marks: async () => ({ lock: 9, promise: 10, promoted: 10, stage: 'ready' }),
+      marks: async () => ({ lock: 9, promise: 10, promoted: 10, mark: mark('ready') }),
       noStart: async () => ({ why: 'PostgreSQL needs about 32 MiB', cure: 'Make room.' }),
     },
     'PostgreSQL needs about 32 MiB',

@@ -1,5 +1,5 @@
 /** The stories of pgcm-rejoin being killed. Each puts pg01 into the past that it wants first. */
-import { mkdirSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
 import { until } from '../../lib/wait.ts'
@@ -22,6 +22,7 @@ export const rewinds: Story[] = [
   ['killed in the middle of pg_rewind', () => killed('stopped, diverged', () => rewinding(0.5))],
   ['killed at the end of pg_rewind', () => killed('stopped, diverged', () => rewinding(0.999))],
   ['killed in a rewind, and again before it writes: the mark stays', killedTwice],
+  ['its machine goes down at the end of pg_rewind: a base backup', wentDown],
   ['killed behind pg_rewind', () => killed('stopped, diverged', says('rewind'))],
   ['killed behind the release', () => killed('stopped, diverged', says('release'))],
   ['killed while it waits for the standby', () => killed('stopped, diverged', says('clean up'))],
@@ -35,6 +36,7 @@ export const backups: Story[] = [
   ['killed in the middle of the base backup', () => killed('beyond', () => copying(0.5))],
   ['killed behind the base backup', () => killed('beyond', says('back up'))],
   ['killed at each step of the swap', swaps],
+  ['killed before the swap, and the copy is not there: it is made again', copyRemoved],
   [
     'pg_basebackup is killed: the old directory is as it was',
     () => backupEnds(endBackup('pg_basebackup', 'SIGKILL')),
@@ -59,10 +61,11 @@ async function past(which: Past | 'beyond'): Promise<void> {
 }
 
 /** The run that has to end right. */
-async function ends(): Promise<void> {
+async function ends(): Promise<string> {
+  let said = ''
   for (let turn = 1; ; turn++) {
     try {
-      await stage.again()
+      said = await stage.again()
       break
     } catch (error) {
       // The agent was just starting what the killed run had released. It refuses to touch that, and a person looks again.
@@ -70,6 +73,7 @@ async function ends(): Promise<void> {
     }
   }
   await stage.follows()
+  return said
 }
 
 async function measure(which: Past | 'beyond') {
@@ -142,6 +146,25 @@ async function killedTwice() {
   await ends()
 }
 
+const BOOT = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')
+/** What a run to the primary of epoch 11 leaves when it is killed. */
+const mark = (how: string, boot = BOOT) =>
+  writeFileSync(stage.rig.path('pg01', 'tmp/rejoin.pending'), `${how} 11 ${boot}`)
+
+async function wentDown() {
+  await past('stopped, diverged')
+  await killedAt(() => rewinding(0.999))
+  mark('rewinding', 'before')
+  assert.match(await ends(), 'the machine went down in the middle of pg_rewind: base backup')
+}
+
+async function copyRemoved() {
+  await past('beyond')
+  mark('swapping')
+  assert.is((await stage.tries()).code, 4)
+  assert.match(await ends(), 'is not there any more: base backup')
+}
+
 const pidOf = async (program: string) => {
   const { stdout } = await sh(['pgrep', '-x', '-o', program])
   return Number(stdout)
@@ -172,7 +195,7 @@ async function swaps() {
     const from = ['-h', '127.0.0.13', '-p', `${rig.port}`, '--checkpoint=fast', '--no-sync']
     const user = ['setpriv', '--reuid=postgres', '--regid=postgres', '--init-groups', '--']
     await sh([...user, `${rig.bindir}/pg_basebackup`, '-D', rig.path('pg01', 'data.rejoin'), ...from])
-    writeFileSync(rig.path('pg01', 'tmp/rejoin.pending'), 'swapping\n')
+    mark('swapping')
   }
   await complete()
   stage.move('data', 'data.before-rejoin')

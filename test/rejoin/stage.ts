@@ -163,10 +163,10 @@ export class Stage {
     return this.rig.path('pg01', 'data')
   }
 
-  /** What an interrupted run has left in its mark. */
+  /** How far an interrupted run says that it came. */
   mark(): string | null {
     const file = this.rig.path('pg01', 'tmp/rejoin.pending')
-    return existsSync(file) ? readFileSync(file, 'utf8').trim() : null
+    return existsSync(file) ? (readFileSync(file, 'utf8').split(' ')[0] ?? '') : null
   }
 
   /** Starts pgcm-rejoin on a node. */
@@ -209,8 +209,8 @@ export class Stage {
     return ended
   }
 
-  /** The same in this process, where only its end counts: it must be a good one. */
-  async again(): Promise<void> {
+  /** The same in this process, where only its end counts: it must be a good one. Gives what it says. */
+  async again(): Promise<string> {
     const endpoints = NODES.map((name) => `${name}:${this.api.port}`).join(',')
     const flags = ['--insecure', '--failover-api-endpoints', endpoints, '--rejoin-timeout', '20s', '--yes']
     const { config } = load('rejoin', flags, { PGCM_CONFIG_FILE: '/dev/null' })
@@ -231,6 +231,7 @@ export class Stage {
     } finally {
       process.env = before
     }
+    return text
   }
 
   /** Starts pg01 when it is told to forget its failures, and has the primary look at its standbys. */

@@ -1,4 +1,5 @@
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { now, since, until } from '../lib/wait.ts'
@@ -11,6 +12,7 @@ process.on('exit', () => rig?.destroy())
 
 /** The tests follow each other: each finds the cluster as the one before has left it. */
 const stories: [string, () => Promise<void>][] = [
+  ["a link in PostgreSQL's directory leads root to no other file", linkedElsewhere],
   ['three clones start as standbys of nobody', threeClones],
   ['the first promotion makes an epoch of its class, synchronous from the first commit on', firstPromotion],
   ['a planned move loses nothing, and the old primary comes back once its lock file is gone', plannedMove],
@@ -36,8 +38,19 @@ const DONE = { code: 0, reason: '' }
 const rows = (node: (typeof NODES)[number]) => rig.sql(node, "SELECT string_agg(t, ' ' ORDER BY t) FROM kept")
 const lock = (node: (typeof NODES)[number]) => rig.path(node, 'tmp/PGSQL.lock')
 
-async function threeClones() {
+async function linkedElsewhere() {
   rig = await Rig.make(bindir)
+  const [elsewhere, link] = [join(rig.dir, 'elsewhere'), rig.path('pg01', 'data/standby.signal')]
+  writeFileSync(elsewhere, 'of root', { mode: 0o600 })
+  rmSync(link, { force: true })
+  symlinkSync(elsewhere, link)
+  const { code, reason } = await rig.agent('pg01', 'start')
+  assert.equal([code, reason], [1, `cannot write ${link}`])
+  assert.equal([readFileSync(elsewhere, 'utf8'), statSync(elsewhere).uid], ['of root', 0])
+  rmSync(link)
+}
+
+async function threeClones() {
   assert.equal(await rig.agents(NODES, 'probe'), [7, 7, 7])
   assert.equal(await rig.agents(NODES, 'start'), [0, 0, 0])
   assert.equal(await rig.agents(NODES, 'probe'), [0, 0, 0])

@@ -100,10 +100,11 @@ export const ofStandbys: Row[] = [
   },
   {
     does: 'monitor',
-    when: 'a standby has heard of placeholders only',
+    when: 'a standby has heard of placeholders only: one with the number of the epoch would hide its history',
     given: { ...alone, history: [10], placeholders: [11, 12], attributes: PG02_IS_PRIMARY },
     code: OK,
     changes: ['position', 'HUP'],
+    check: (world) => (world.timelines.join() === '10' ? undefined : `history files ${world.timelines}`),
   },
   {
     does: 'monitor',

@@ -74,14 +74,6 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify pre-demote pg01 pg03',
-    when: 'it calls: PostgreSQL looks for history files all the time, and dies of one that it cannot read',
-    given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
-    code: OK,
-    changes: ['call@pg01=17 private', ...waits],
-    check: (world) => world.log.find((line) => /^chown .*\/[0-9A-F]{8}\.history/.test(line)),
-  },
-  {
-    does: 'notify pre-demote pg01 pg03',
     when: 'it calls: pg_rewind writes into the files that it finds, so each placeholder is one of its own',
     given: { attributes: PG03_IS_PRIMARY, ...standby, ...streams, history: [10] },
     code: OK,
@@ -97,11 +89,11 @@ export const notifications: Row[] = [
       ...standby,
       ...streams,
       history: [10],
-      twist: (world) => world.write('data/pgcm.placeholders/00000009.history', '# pgcm placeholder'),
+      twist: (world) => world.write('data/pg_wal/pgcm.placeholders/00000009.history', '# pgcm placeholder'),
     },
     code: OK,
     changes: ['call@pg01=17 private', ...waits],
-    check: (world) => (world.has('data/pgcm.placeholders') ? 'the rest is still there' : undefined),
+    check: (world) => (world.has('data/pg_wal/pgcm.placeholders') ? 'the rest is still there' : undefined),
   },
   {
     does: 'notify pre-demote pg01 pg03',
@@ -165,8 +157,37 @@ export const notifications: Row[] = [
     given: { ...takingOver({ 'vote@pg02': '17:10:1000' }), broken: { died: '' } },
     code: OK,
     changes: called17,
+    check: (world) => {
+      const asked = world.log.filter((line) => line === 'attrd_updater -QA -n Postgresql-vote').length
+      return asked > 1 ? `it asks ${asked} times` : undefined
+    },
+  },
+  {
+    does: 'notify pre-demote pg01 pg03',
+    when: 'it comes late, the primary has let it go and told that it was shut down in order: it takes over',
+    given: {
+      ...takingOver({ 'vote@pg02': '17:10:1000', 'vote@pg03': '10:10:999:down' }),
+      broken: { died: '' },
+    },
+    code: OK,
+    changes: [...called17, 'promote'],
+  },
+  {
+    does: 'notify pre-demote pg02 pg03',
+    when: 'placeholders of an earlier call would hide the epoch of this one',
+    given: {
+      ...standby,
+      ...streams,
+      history: [10],
+      placeholders: [15, 16, 17, 18, 19, 20],
+      attributes: { ...called(18), ...PG03_IS_PRIMARY },
+    },
+    code: OK,
+    changes: waits,
     check: (world) =>
-      world.log.includes('attrd_updater -QA -n Postgresql-vote') ? 'it asks for votes' : undefined,
+      world.timelines.join() === '10,11?,12?,13?,14?,15?,16?,17?'
+        ? undefined
+        : `history files ${world.timelines}`,
   },
   {
     does: 'notify pre-demote pg01 pg03',
@@ -565,6 +586,13 @@ export const notifications: Row[] = [
   },
   {
     does: 'notify post-promote pg02',
+    when: 'it had taken over, and Pacemaker has chosen another: the next monitor says what it is',
+    given: { ...primary, run: { electing: '99999999999' }, attributes: PG02_IS_PRIMARY },
+    code: OK,
+    files: { 'run/pgcm-Postgresql/electing': false },
+  },
+  {
+    does: 'notify post-promote pg02',
     when: 'it did not vote',
     given: { ...alone, promoted: { pg02: 18 }, attributes: PG02_IS_PRIMARY },
     code: OK,
@@ -621,6 +649,7 @@ export const epochs: Row[] = (
     ['pg02', 18, { history: [10], placeholders: [11, 12] }],
     ['pg03', 35, { history: [10], promise: 27 }],
     ['pg03', 35, { history: [10], lock: 34 }],
+    ['pg01', 33, { history: [10], attributes: { 'call@pg02': '26' } }],
     ['pg03', 43, { history: [10], attributes: { 'vote@pg01': '36:10:1000', 'vote@pg02': '13:0:0' } }],
   ] as [string, number, Given][]
 ).map(([node, epoch, given]) => ({

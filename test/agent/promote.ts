@@ -235,7 +235,7 @@ export const promotes: Row[] = [
   {
     does: 'promote',
     when: 'placeholders cannot be made',
-    given: { ...candidate, broken: { chown: '' } },
+    given: { ...candidate, twist: (world) => world.write('data/pg_wal/pgcm.placeholders', 'in the way') },
     code: FAILED,
     reason: 'cannot write to the disk',
     changes: 'any',

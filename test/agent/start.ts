@@ -1,4 +1,5 @@
 /** What a start does. */
+import { symlinkSync } from 'node:fs'
 import {
   children,
   conf,
@@ -174,6 +175,20 @@ export const starts: Row[] = [
     reason: 'PostgreSQL did not start: FATAL:  could not map',
     changes: ['start'],
   },
+  {
+    does: 'start',
+    when: 'PostgreSQL dies after its log has moved to a file of its own, by an absolute path',
+    given: {
+      broken: { start: '' },
+      twist: (world) => {
+        world.write('data/current_logfiles', `stderr ${world.path('its.log')}`)
+        world.write('its.log', 'FATAL:  the WAL of its checkpoint is gone')
+      },
+    },
+    code: FAILED,
+    reason: 'PostgreSQL did not start: FATAL:  the WAL of its checkpoint is gone',
+    changes: ['start'],
+  },
   { does: 'start', when: 'a standby runs', given: standby, code: OK },
   {
     does: 'start',
@@ -216,10 +231,13 @@ export const starts: Row[] = [
   },
   {
     does: 'start',
-    when: 'standby.signal cannot be given to PostgreSQL: the disk is full',
-    given: { broken: { chown: '' } },
+    when: 'standby.signal cannot be made',
+    given: {
+      twist: (world) => symlinkSync('nowhere/at/all', world.path('data/standby.signal')),
+      state: 'primary',
+    },
     code: FAILED,
-    reason: 'cannot write',
+    reason: 'data/standby.signal',
   },
   {
     does: 'start',

@@ -4,7 +4,8 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { until } from '../lib/wait.ts'
+import * as assert from 'uvu/assert'
+import { until, within } from '../lib/wait.ts'
 
 const launcher = (script: string) => fileURLToPath(new URL(`../bin/pgcm-${script}`, import.meta.url))
 
@@ -25,7 +26,7 @@ export function values(page: string): Record<string, number> {
 
 export type Event = Record<string, unknown> & { event: string }
 
-/** The real daemon, as a process of its own, with a directory for its state. Ended with SIGTERM after `body`. */
+/** The real daemon, as a process of its own, with a directory for its state. After `body` SIGTERM ends it, in good order. */
 export async function withDaemon(
   script: 'supervise' | 'proxy',
   flags: string[],
@@ -42,7 +43,7 @@ export async function withDaemon(
   child.stderr.setEncoding('utf8').on('data', (chunk) => {
     said += chunk
   })
-  const ended = new Promise<number | null>((resolve) => child.on('exit', resolve))
+  const ended = new Promise<unknown[]>((resolve) => child.on('close', (...how) => resolve(how)))
   const events = () =>
     said
       .split('\n')
@@ -52,8 +53,8 @@ export async function withDaemon(
     const found = until(`it says ${event}`, { timeoutMs: 60_000, everyMs: 10 }, () =>
       events().find((each) => each.event === event),
     )
-    const early = ended.then((code) => {
-      throw new Error(`exit code ${code}: ${said}`)
+    const early = ended.then(([code, signal]) => {
+      throw new Error(`exit code ${code ?? signal}: ${said}`)
     })
     return Promise.race([found, early])
   }
@@ -80,11 +81,11 @@ export async function withDaemon(
         return seen
       },
     })
-  } finally {
     child.kill('SIGTERM')
-    const timer = setTimeout(() => child.kill('SIGKILL'), 10_000)
+    assert.equal(await within(30_000, 'its end', ended), [0, null], said)
+  } finally {
+    child.kill('SIGKILL')
     await ended
-    clearTimeout(timer)
     rmSync(dir, { recursive: true, force: true })
   }
 }

@@ -1,5 +1,5 @@
 /** The daemons themselves, as processes: etcd, PgBouncer's console and Pacemaker's programs are ours. */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect as dial } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -67,6 +67,12 @@ function complete(page: string, script: 'supervise' | 'proxy', some: Metric[]) {
   }
 }
 
+/** What pgcm-proxy needs to write a file for its PgBouncer. */
+const files = (dir: string) => [
+  `--pgbouncer-config-file=${join(dir, 'pgbouncer.ini')}`,
+  `--pgbouncer-config-template-file=${path('../templates/pgbouncer.ini.ejs')}`,
+]
+
 const cluster = (epoch: number, primary: string | null) =>
   JSON.stringify({ epoch, primary, last: primary, nodes: [], updatedAt: '' })
 
@@ -77,8 +83,7 @@ test('pgcm-proxy tells what it read, where it points PgBouncer, and whether that
     store.put('/postgres/master', '10.0.0.1')
     store.put('/postgres/cluster', cluster(7, 'pg01'))
     const own = [
-      `--pgbouncer-config-file=${join(dir, 'pgbouncer.ini')}`,
-      `--pgbouncer-config-template-file=${path('../templates/pgbouncer.ini.ejs')}`,
+      ...files(dir),
       '--pgbouncer-retry-interval=100ms',
       '--etcd-retry-interval=100ms',
       '--api',
@@ -211,6 +216,28 @@ test('pgcm-supervise tells what it sees, what etcd says, and what a failover ask
     })
   })
 })
+
+for (const script of ['supervise', 'proxy'] as const) {
+  test(`pgcm-${script} that is stopped while PgBouncer is paused resumes it first, and leaves no demotion held`, async () => {
+    await world(async ({ bouncer, dir, flags }) => {
+      const bind = `127.0.0.1:${await freePort()}`
+      const own = script === 'proxy' ? ['--api', ...files(dir)] : []
+      const env = { PATH: pacemaker(dir, 'trixie-healthy'), RUNTIME_DIRECTORY: dir }
+      const hold = join(dir, 'hold')
+      let events: Daemon['events'] = () => []
+      await withDaemon(script, [...flags, ...own, `--bind-address=${bind}`], env, async (daemon) => {
+        events = daemon.events
+        await daemon.happened('daemon.ready')
+        if (script === 'supervise') writeFileSync(hold, '')
+        const api = connect(bind, null)
+        await api.pause({ deadlineMs: 20_000, timeoutMs: 2000, expiryMs: 2000 }).finally(() => api.close())
+      })
+      const said = events().map(({ event }) => event)
+      assert.ok(said.includes('daemon.waits'), said.join(' '))
+      assert.equal([bouncer.state.paused, existsSync(hold)], [false, false])
+    })
+  })
+}
 
 test('what the daemons say is what Prometheus reads without complaint', async () => {
   await world(async ({ dir, flags }) => {

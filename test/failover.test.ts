@@ -121,6 +121,15 @@ test('a held lock is refused before anything is touched', async () => {
   assert.match(error?.message ?? '', 'held by other (pid 1) on here')
 })
 
+test('a lock that is lost while clients are being held ends the run: all is undone, and the primary stays', async () => {
+  const it = scene(['--yes'], (call) => call === 'pg03 pause' && it.state.lost.abort())
+  const error = await it.run()
+  assert.instance(error, Failed)
+  assert.match(error?.message ?? '', 'lost the lock in etcd')
+  clean(it)
+  assert.is(it.state.primary, 'pg01')
+})
+
 const inTheWay = (via: string): Blocker => ({
   ...{ database: 'app', user: 'jane', client: `10.0.0.5:${via}`, ageMs: null },
   ...{ state: 'in transaction', via: `10.0.0.21:${via}` },

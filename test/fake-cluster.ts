@@ -27,6 +27,8 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
     constraint: null as string | null,
     demotionWaits: false,
     locked: false,
+    /** Aborts when etcd lets the lock go. */
+    lost: new AbortController(),
     paused: new Map<string, string>(),
     pointsAt: new Map(Object.keys(machines).map((name) => [name, ADDRESS[first] as string])),
     /** Open on the primary. */
@@ -246,7 +248,7 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
       if (state.locked) throw new Failed('another failover holds the lock')
       state.locked = true
       return {
-        lost: new AbortController().signal,
+        lost: state.lost.signal,
         check: () => call('lock check'),
         release: async () => {
           await call('unlock')

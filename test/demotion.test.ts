@@ -63,12 +63,9 @@ test('reached once the agent waits, and not before', () =>
   scene(async ({ move, agentWaits }) => {
     const it = move()
     await it.hold(5000)
-    let reached = false
-    const reaching = it.reached(new AbortController().signal).then(() => {
-      reached = true
-    })
-    await new Promise((resolve) => setImmediate(resolve))
-    assert.not(reached)
+    const early = it.reached(AbortSignal.timeout(20)).catch((error) => error.message)
+    assert.match(await early, 'until Pacemaker comes to the demotion')
+    const reaching = it.reached(new AbortController().signal)
     agentWaits()
     await reaching
     await it.letGo()

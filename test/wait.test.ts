@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { now, since, sleep, until, within } from '../lib/wait.ts'
@@ -8,8 +9,10 @@ const failure = (promise: Promise<unknown>) =>
     (error: Error) => error.message,
   )
 
-test('a sleep ends when its signal aborts, and leaves no listener behind', async () => {
+test('a sleep ends when its signal aborts; one that was not disturbed leaves no listener behind', async () => {
   const stop = new AbortController()
+  await sleep(1, stop.signal)
+  assert.is(getEventListeners(stop.signal, 'abort').length, 0)
   const start = now()
   setTimeout(() => stop.abort(), 20)
   await sleep(10_000, stop.signal)

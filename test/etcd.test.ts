@@ -31,7 +31,7 @@ async function cluster(body: (world: { store: Store; etcd: Etcd; members: Member
   }
 }
 
-const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 3000, everyMs: 2 }, probe)
+const soon = <T>(what: string, probe: () => T) => until(what, { timeoutMs: 20_000, everyMs: 2 }, probe)
 const set = (members: Member[], mode: Member['state']['mode']) => {
   for (const each of members) each.state.mode = mode
 }
@@ -259,9 +259,10 @@ test('a lease that etcd does not grant is given up within the attempts of one re
 })
 
 test('whoever waits for the lock gets it when it is free', async () => {
-  await cluster(async ({ etcd }) => {
+  await cluster(async ({ etcd, store }) => {
     const first = await lock(etcd, '/lock', { host: 'a' }, terms)
-    const second = lock(etcd, '/lock', { host: 'b' }, { ...terms, waitMs: 3000 })
+    const second = lock(etcd, '/lock', { host: 'b' }, { ...terms, waitMs: 30_000 })
+    await soon('it has found it taken', () => store.refused > 0)
     await first.release()
     await (await second).release()
   })

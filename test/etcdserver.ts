@@ -25,6 +25,8 @@ export class Store {
   keys = new Map<string, Kv>()
   leases = new Set<string>()
   revision = 1
+  /** Transactions whose conditions did not hold. */
+  refused = 0
   watchers = new Set<{ key: string; tell: () => void }>()
 
   put(key: string, value: string, lease = '0'): void {
@@ -74,6 +76,7 @@ export class Store {
       const field = each.target === 'Mod' ? 'mod_revision' : 'create_revision'
       return Number(each[field]) === (kv?.[field] ?? 0)
     })
+    if (!succeeded) this.refused += 1
     const ops = (succeeded ? success : failure) as Any[]
     if (
       ops.some(

@@ -348,11 +348,14 @@ test('a lease is renewed through one member, and through the next where that han
   })
 })
 
-test('a registration lasts as long as its signal', async () => {
+test('a registration lasts as long as its signal, and is made again where its lease was lost', async () => {
   await cluster(async ({ etcd, store }) => {
     const stop = new AbortController()
-    const registered = register(etcd, '/proxies/x', 'v', { ttlMs: 15_000, retryMs: 50, signal: stop.signal })
-    await soon('it is there', () => store.keys.has('/postgres/proxies/x'))
+    const registered = register(etcd, '/proxies/x', 'v', { ttlMs: 1000, retryMs: 50, signal: stop.signal })
+    const found = () => store.keys.get('/postgres/proxies/x')
+    const { lease } = await soon('it is there', found)
+    store.revoke(lease)
+    await soon('it is there again', found)
     stop.abort()
     await registered
     assert.equal([store.keys.size, store.leases.size], [0, 0])

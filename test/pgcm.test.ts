@@ -1,3 +1,6 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parse } from 'smol-toml'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -6,6 +9,7 @@ import { load } from '../lib/config.ts'
 import { ActNow, Failed, Refused } from '../lib/errors.ts'
 import { underLock } from '../lib/lock.ts'
 import { showConfig } from '../lib/showconfig.ts'
+import { until, within } from '../lib/wait.ts'
 
 const nowhere = { PGCM_CONFIG_FILE: '/dev/null' }
 
@@ -69,10 +73,23 @@ test('a command under the lock: 0 where it succeeds, 3 where it fails; the lock 
 
 test('a lock that is lost ends the command', async () => {
   const { did, lost, world } = lockWorld()
-  setTimeout(() => lost.abort(new Failed('the lock is lost')), 50)
-  const error = await underLock(world, ['sleep', '20'], 10, never).catch((e) => e)
-  assert.instance(error, Failed)
-  assert.is(did.at(-1), 'released')
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-lock-'))
+  const file = join(dir, 'pid')
+  const cleanUp = new AbortController()
+  try {
+    const words = ['sh', '-c', `echo $$ >${file}; exec sleep 600`]
+    const running = underLock(world, words, 10, cleanUp.signal).catch((e) => e)
+    const pid = () => existsSync(file) && Number(readFileSync(file, 'utf8'))
+    await until('the command runs', { timeoutMs: 30_000, everyMs: 10 }, pid)
+    lost.abort(new Failed('the lock is lost'))
+    const error = await within(30_000, 'its end', running)
+    assert.is(error.message, 'the lock is lost; the command was ended')
+    assert.throws(() => process.kill(Number(pid()), 0), /ESRCH/)
+    assert.is(did.at(-1), 'released')
+  } finally {
+    cleanUp.abort()
+    rmSync(dir, { recursive: true })
+  }
 })
 
 test('a signal that came before the command did ends it all the same', async () => {

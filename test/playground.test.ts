@@ -19,7 +19,7 @@ import { lock } from '../lib/playground-lock.ts'
 import { chooseSubnet, rangeOf, routes } from '../lib/playground-network.ts'
 import { identify, isAlive, recall, remember } from '../lib/playground-process.ts'
 import { follow } from '../lib/playground-progress.ts'
-import { until } from '../lib/wait.ts'
+import { until, within } from '../lib/wait.ts'
 
 const ground: layout.Playground = {
   name: 'pgcm',
@@ -389,15 +389,23 @@ test('the playbook is run again when anything that goes into the machines change
     assert.is(hashOf(ground, dir), before)
   }))
 
-test('a long command that is stopped before it begins ends at once, with what it started', async () => {
-  const dir = mkdtempSync(join(tmpdir(), 'pgcm-follow-'))
-  try {
+test('a long command that is stopped, before it begins or later, ends at once, with what it started', () =>
+  inDirectory(async (dir) => {
     const options = { what: 'waiting', logFile: join(dir, 'log'), timeoutMs: 60_000 }
-    const stopped = follow(['sleep', '60'], { ...options, signal: AbortSignal.abort() })
-    assert.match(await stopped.catch((error) => error.message), /^waiting was stopped$/)
-  } finally {
-    rmSync(dir, { recursive: true })
-  }
-})
+    const stopped = (command: string, signal: AbortSignal, show?: (line: string) => undefined) => {
+      const following = follow(['sh', '-c', command], { ...options, signal, ...(show && { show }) })
+      return within(30_000, 'its end', following).catch((error) => error.message)
+    }
+    assert.is(await stopped('sleep 60', AbortSignal.abort()), 'waiting was stopped')
+    const stop = new AbortController()
+    let child = undefined as ReturnType<typeof identify>
+    const said = await stopped('sleep 60 >/dev/null 2>&1 & echo $!; wait', stop.signal, (line) => {
+      child = identify(Number(line))
+      stop.abort()
+    })
+    assert.is(said, 'waiting was stopped')
+    assert.ok(child, 'it had begun')
+    await until('what it started is gone', { timeoutMs: 20_000 }, () => !isAlive(child))
+  }))
 
 test.run()

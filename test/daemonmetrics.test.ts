@@ -150,6 +150,22 @@ test('pgcm-proxy tells what it read, where it points PgBouncer, and whether that
   })
 })
 
+test('pgcm-proxy drops a client that hangs on the address that PgBouncer has left, and no other', async () => {
+  await world(async ({ store, bouncer, dir, flags }) => {
+    const { state } = bouncer
+    const kills = () => state.said.filter((query) => query.startsWith('KILL'))
+    state.hangsOn = '10.0.0.1'
+    store.put('/postgres/master', '10.0.0.1')
+    await withDaemon('proxy', [...flags, ...files(dir)], {}, async ({ shows, happened }) => {
+      await shows({ 'pgcm_pointed{address="10.0.0.1"}': 1 })
+      assert.equal(kills(), [])
+      store.put('/postgres/master', '10.0.0.2')
+      assert.is((await happened('pgbouncer.dropped')).connections, 1)
+      assert.equal(kills(), ['KILL_CLIENT 7'])
+    })
+  })
+})
+
 /** A directory with a Pacemaker that says what the fixture says. */
 function pacemaker(dir: string, fixture: string): string {
   for (const [program, kind] of [

@@ -37,12 +37,23 @@ const BOOLEAN = 16
  * much of a standby as tells that it is one.
  */
 export async function pooler(file: string) {
-  const state = { refuses: false, paused: false, said: [] as string[] }
+  const state = {
+    refuses: false,
+    paused: false,
+    said: [] as string[],
+    /** Where the server connection of a client, number 7, goes that has one. */
+    hangsOn: null as string | null,
+  }
   let databases = new Map<string, string | null>()
   const answers: Record<string, () => Buffer> = {
     'SHOW DATABASES': () =>
       table([...databases].map(([name, host]) => ({ name, host, port: '5432', paused: '0', disabled: '0' }))),
     'SELECT NOT pg_is_in_recovery() AS "primary"': () => table([{ primary: 'f' }], BOOLEAN),
+    'SHOW SERVERS': () =>
+      table(
+        state.hangsOn ? [{ database: [...databases.keys()][0] ?? '', addr: state.hangsOn, link: 'c' }] : [],
+      ),
+    'SHOW CLIENTS': () => table(state.hangsOn ? [{ ptr: 'c', id: '7' }] : []),
     RELOAD: () => {
       databases = existsSync(file) ? new Map(databasesIn(readFileSync(file, 'utf8'))) : databases
       return message('C', text('RELOAD'))

@@ -9,7 +9,7 @@ import { messageOf, Refused } from './errors.ts'
 import { aftermathOf, baseFor, foundLines, undoing } from './killedrun.ts'
 import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
-import { judge, judgeAgain, planRun, poolersOf, question } from './preflight.ts'
+import { judge, judgeAgain, planRun, question } from './preflight.ts'
 import { began, failed, type Receipt, receipt, receiptText, stopwatch, wayOut } from './receipt.ts'
 import type { Run, Times } from './run.ts'
 import * as steps from './steps.ts'
@@ -81,8 +81,7 @@ export async function failover(scene: Scene): Promise<void> {
     abort,
     async lookAgain() {
       const survey = await world.survey()
-      judgeAgain(survey, plan, from)
-      run.poolers = poolersOf(survey)
+      Object.assign(run, planRun(survey, from, judgeAgain(survey, plan, from), times))
       await remembered // before clients are held: whoever kills this shall find it
     },
   }

@@ -46,20 +46,26 @@ export function question(from: Member, target: Member, doomed: Transaction[], wa
     .join('')
 }
 
-/** The same checks under the lock, in silence: the world changes while a person reads a prompt. */
-export function judgeAgain(survey: Survey, plan: Plan, from: Member): void {
+/**
+ * The same checks under the lock, in silence: the world changes while a person reads a prompt.
+ * @returns the target, as it is now
+ */
+export function judgeAgain(survey: Survey, plan: Plan, from: Member): Member {
   const primary = primaryOf(survey)
   if (primary?.name !== from.name)
     throw new Failed(`meanwhile ${primary?.name ?? 'nobody'} is primary instead of ${from.name}`)
-  const fail = check({ ...survey, lock: null }, plan).find(({ level }) => level === 'fail')
+  const target = members(survey).find(({ name }) => name === plan.target?.name)
+  if (!target) throw new Failed(`meanwhile ${plan.target?.name} does not answer`)
+  const fail = check({ ...survey, lock: null }, { ...plan, target }).find(({ level }) => level === 'fail')
   if (fail) throw new Failed(`meanwhile ${fail.check}: ${fail.text}`, fail.hint)
+  return target
 }
 
 /** Machines whose PgBouncer is to be held. */
-export const poolersOf = (survey: Survey) =>
+const poolersOf = (survey: Survey) =>
   members(survey).flatMap(({ api, status }) => (status.pgbouncer ? [api] : []))
 
-/** All that is known before the first step. */
+/** All that a survey says of a run. */
 export function planRun(
   survey: Survey,
   from: Member,

@@ -72,6 +72,55 @@ test('--json: events, then a receipt, all JSON', async () => {
   assert.is(it.kept.length, 1)
 })
 
+/** While the operator is asked: after the first look, before the second. */
+const meanwhile = (change: (it: ReturnType<typeof scene>) => void) => {
+  const it: ReturnType<typeof scene> = scene(['--yes'], (call) => call === 'lock' && change(it))
+  return it
+}
+
+for (const [what, changes, says] of [
+  ['pauses replay', { replayPaused: true }, 'meanwhile lag: replay is paused on pg02'],
+  ['fills its disk', { diskFree: 1 }, 'meanwhile disk: 0 MiB free on pg02'],
+] as const)
+  test(`while a person reads the prompt the target ${what}: it is not moved there`, async () => {
+    const it = meanwhile(() => {
+      const pg02 = it.apis.get('pg02') as Api
+      pg02.status = async () => {
+        const { postgres, ...rest } = it.statusOf('pg02')
+        return { ...rest, postgres: postgres && { ...postgres, ...changes } }
+      }
+    })
+    const error = await it.run()
+    assert.instance(error, Failed)
+    assert.is(error?.message, says)
+    clean(it)
+    assert.is(it.state.primary, 'pg01')
+  })
+
+test('while a person reads the prompt the target goes silent: it is not moved there', async () => {
+  const it = meanwhile(() => {
+    const whole = it.statusOf
+    for (const [name, api] of it.apis)
+      api.status = async () => {
+        if (name === 'pg02') throw new Failed('no answer')
+        const { cluster, ...rest } = whole(name)
+        const nodes = cluster?.nodes.map((node) => ({ ...node, online: node.name !== 'pg02' })) ?? []
+        return { ...rest, cluster: cluster && { ...cluster, nodes } }
+      }
+  })
+  assert.is((await it.run())?.message, 'meanwhile pg02 does not answer')
+  clean(it)
+})
+
+test('while a person reads the prompt the role goes away and comes back: that is no other primary', async () => {
+  const it = meanwhile(() => {
+    it.state.epoch += 3
+  })
+  assert.is(await it.run(), undefined)
+  clean(it)
+  assert.is(it.state.primary, 'pg02')
+})
+
 test('--check touches nothing', async () => {
   const it = scene(['--check'])
   assert.is(await it.run(), undefined)

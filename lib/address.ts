@@ -4,6 +4,10 @@ import { Failed, messageOf } from './errors.ts'
 
 const loopback = /^(127\.|::1$|::ffff:127\.|0\.0\.0\.0$|::$)/
 
+/** Whether the host of an endpoint is that node's: by its name, short or full, or by its address. */
+export const isHost = (host: string, node: string, address?: string): boolean =>
+  host === node || host === address || host.startsWith(`${node}.`)
+
 /** A node's address by name lookup, IPv4 where there is one. Never a loopback address: others would connect to themselves. */
 export async function addressOf(node: string): Promise<string> {
   const found = await lookup(node, { all: true }).catch((cause) => {

@@ -1,14 +1,16 @@
 /** Checks of Pacemaker, etcd and the machines. */
 import type { Check } from './checks.ts'
 import { fail, seconds, unless, warn } from './finding.ts'
-import { clusterOf, members, primaryOf, type Survey } from './survey.ts'
+import { clusterOf, members, nameOf, primaryOf, type Survey } from './survey.ts'
 
 const nodes = (survey: Survey) => clusterOf(survey)?.nodes ?? []
 
 export const clusterChecks: Record<string, Check> = {
   api: (survey) => {
-    const complaints = survey.seen.map(({ api: { name }, kind, error }) => {
+    const complaints = survey.seen.map((seen) => {
+      const { kind, error } = seen
       if (error === undefined) return undefined
+      const name = nameOf(survey, seen)
       // Pacemaker has given that machine up, so no client is served there; on any other, clients must be held.
       const down = nodes(survey).some((node) => node.name === name && !node.online)
       if (down) return warn(`${name} is down, and not needed`)

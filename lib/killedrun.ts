@@ -82,7 +82,7 @@ export function baseFor(
   return {
     address: survey.published ?? '',
     epoch: clusterOf(survey)?.epoch.promoted ?? 0,
-    nodes: nodes.sort(primaryFirst).map(({ api }) => api),
+    nodes: nodes.sort(primaryFirst),
     leftover: aftermath.constraint,
   }
 }

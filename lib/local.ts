@@ -1,7 +1,7 @@
 /** The machine that pgcm-rejoin runs on: Pacemaker as seen from here, PostgreSQL's files, and what is done to them. */
 import { readFile, realpath, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { addressOf } from './address.ts'
+import { addressOf, isHost } from './address.ts'
 import { type Agent, asPostgres, besides, readAgent } from './agent.ts'
 import { connect } from './api.ts'
 import * as basebackup from './basebackup.ts'
@@ -52,7 +52,7 @@ export interface Local {
   /** Writes down what is in the WAL behind the fork; gives a line that says where. */
   keepLost(fork: Fork, primary: string, signal: AbortSignal): Promise<string>
   /** On the primary: pg_rewind up to release 15 believes its pg_control, which lags until a checkpoint is done. */
-  checkpoint(primary: string, signal: AbortSignal): Promise<void>
+  checkpoint(primary: string, address: string, signal: AbortSignal): Promise<void>
   rewindCommands(address: string): string[]
   rewind(address: string, bounds: renewal.Bounds): Promise<void>
   settleCommands(): string[]
@@ -169,9 +169,10 @@ export async function localMachine(config: Config): Promise<Local> {
       return `${counted(lost.commits)} will be gone, listed in ${file}`
     },
 
-    async checkpoint(primary, signal) {
+    async checkpoint(primary, address, signal) {
       const byHand = `CHECKPOINT on ${primary}, then run pgcm-rejoin again.`
-      const endpoint = config.failoverApiEndpoints.find((each) => each.startsWith(`${primary}:`))
+      const hosted = (endpoint: string) => isHost(endpoint.replace(/:\d+$/, ''), primary, address)
+      const endpoint = config.failoverApiEndpoints.find(hosted)
       if (!endpoint) throw new Failed(`failover-api-endpoints does not name ${primary}`, byHand)
       const api = connect(endpoint, apiTls(config))
       try {

@@ -81,7 +81,7 @@ export function planRun(
     address: addressOf(survey, target) ?? '',
     epoch: view?.epoch.promoted ?? 0,
     poolers: poolersOf(survey),
-    nodes: [target.api, ...others.map(({ api }) => api)],
+    nodes: [target, ...others],
     leftover: view?.constraints.some(({ kind }) => kind === 'ours') ?? false,
   }
 }

@@ -3,6 +3,7 @@
 import type { Api } from './api.ts'
 import type { Tell } from './pipeline.ts'
 import type { Base } from './run.ts'
+import type { Member } from './survey.ts'
 import { now, sleep } from './wait.ts'
 
 /** A pause is given up this long before it would end by itself. */
@@ -67,7 +68,7 @@ async function writable(run: Base, signal: AbortSignal) {
     run.world.watchPrimary(({ epoch, primary }) => {
       if (epoch !== published.epoch || primary !== published.primary) over.abort()
     }, over.signal)
-    await takesWrites(node, 1500, AbortSignal.any([signal, over.signal]))
+    await takesWrites(node.api, 1500, AbortSignal.any([signal, over.signal]))
     return published
   } catch {
     return undefined // it is asked again
@@ -83,15 +84,15 @@ export const unmigrateAnywhere = (run: Base, signal: AbortSignal): Promise<void>
 
 /** The first node that does it; the error of the first where none does. */
 async function onAnyNode(
-  nodes: Api[],
+  nodes: Member[],
   act: (node: Api) => Promise<unknown>,
   signal?: AbortSignal,
 ): Promise<void> {
   let first: unknown
-  for (const node of nodes) {
+  for (const { api } of nodes) {
     if (signal?.aborted) break
     try {
-      await act(node)
+      await act(api)
       return
     } catch (error) {
       first ??= error

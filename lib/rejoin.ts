@@ -47,7 +47,7 @@ const keepLost: Step<Rejoining> = {
 const checkpoint: Step<Rejoining> = {
   name: 'checkpoint',
   describe: ({ primary }) => [`rpc checkpoint -> ${primary}`],
-  run: ({ local, primary }, signal) => local.checkpoint(primary, signal),
+  run: ({ local, primary, address }, signal) => local.checkpoint(primary, address, signal),
 }
 const rewind: Step<Rejoining> = {
   name: 'rewind',

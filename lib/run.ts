@@ -39,7 +39,7 @@ export interface Base {
   /** The one that was promoted before. */
   epoch: number
   /** Postgres nodes, the target first: any of them can ask Pacemaker, and that one will be there to the end. */
-  nodes: Api[]
+  nodes: Member[]
   /** A constraint of a killed run is there. */
   leftover: boolean
   abort(reason: Error): void

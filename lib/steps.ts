@@ -167,7 +167,7 @@ export const prepare = (times: Times): Step<Run> => ({
     // The demotion waits on that node; it ends there by itself where only another can be asked.
     run(run, signal) {
       run.elsewhere?.stop()
-      return unmigrateAnywhere(run.moving ? run : { ...run, nodes: [run.from.api, ...run.nodes] }, signal)
+      return unmigrateAnywhere(run.moving ? run : { ...run, nodes: [run.from, ...run.nodes] }, signal)
     },
   },
 })

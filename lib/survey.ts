@@ -1,5 +1,6 @@
 /** The cluster as everybody's answers show it, at one moment; and what follows from them. Nothing here asks or acts. */
 
+import { isHost } from './address.ts'
 import type { Api } from './api.ts'
 import { type ClusterView, primaryOf as promotedNode } from './cluster.ts'
 import { Refused } from './errors.ts'
@@ -44,6 +45,12 @@ export const members = (survey: Survey): Member[] =>
   survey.seen.flatMap((seen) =>
     seen.status ? [{ ...seen, status: seen.status, name: seen.status.name }] : [],
   )
+
+/** As the machine calls itself; one that is silent is named after the node that its endpoint is, or after the endpoint. */
+export const nameOf = (survey: Survey, { api, status }: Seen): string =>
+  status?.name ??
+  clusterOf(survey)?.nodes.find(({ name }) => isHost(api.name, name, survey.addresses[name]))?.name ??
+  api.name
 
 const memberNamed = (survey: Survey, name: string): Member | undefined =>
   members(survey).find((member) => member.name === name)

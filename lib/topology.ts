@@ -1,6 +1,7 @@
 /** Who is what, as one table: a row a machine. */
+import type { NodeView } from './cluster.ts'
 import { colour } from './colour.ts'
-import { clusterOf, primaryOf, type Seen, type Survey, streaming } from './survey.ts'
+import { clusterOf, nameOf, primaryOf, type Seen, type Survey, streaming } from './survey.ts'
 
 export interface Row {
   name: string
@@ -24,16 +25,17 @@ export function topology(survey: Survey): Row[] {
   const lags = streaming(survey)
   const primary = primaryOf(survey)
   return survey.seen.map((seen) => {
-    const { api, kind, status, error } = seen
-    const node = clusterOf(survey)?.nodes.find(({ name }) => name === api.name)
+    const { kind, status, error } = seen
+    const name = nameOf(survey, seen)
+    const node = clusterOf(survey)?.nodes.find((each) => each.name === name)
     return {
-      name: api.name,
+      name,
       kind,
-      role: roleOf(seen, survey),
+      role: roleOf(seen, node),
       status: node?.status ?? null,
       dataStatus: node?.dataStatus ?? null,
       timeline: status?.postgres?.timeline ?? null,
-      lagBytes: api.name === primary?.name ? null : (lags.get(api.name)?.lagBytes ?? null),
+      lagBytes: name === primary?.name ? null : (lags.get(name)?.lagBytes ?? null),
       pointsAt: [...new Set(status?.pgbouncer?.databases.map(({ host }) => host))],
       paused: status?.pgbouncer?.paused ?? false,
       pausedUntil: status?.pause?.expiresAt ?? null,
@@ -42,9 +44,8 @@ export function topology(survey: Survey): Row[] {
   })
 }
 
-function roleOf({ api, kind, status }: Seen, survey: Survey): string {
+function roleOf({ kind, status }: Seen, node: NodeView | undefined): string {
   if (kind === 'app') return status ? 'app' : 'down'
-  const node = clusterOf(survey)?.nodes.find(({ name }) => name === api.name)
   if (node && !node.online) return 'down'
   return status ? (status.postgres?.role ?? 'stopped') : 'silent'
 }

@@ -35,6 +35,7 @@ const pooler = (survey: Survey) =>
 const failure = { resource: 'Postgresql', operation: 'monitor', status: 'x', reason: 'hung', code: 1, at: '' }
 const constraint = { resource: 'msPostgresql', node: 'pg02', score: 'INFINITY', role: null, expires: null }
 const fencing = { target: 'pg03', action: 'reboot', at: 'noon', reason: 'No route to host' }
+type Row = [string, (survey: Survey) => unknown, string]
 const old = { database: 'app', user: 'jane', client: '10.0.0.5', ageMs: 9000, state: 'idle in transaction' }
 
 test('a healthy cluster: nothing to complain of, and each check says what it found', async () => {
@@ -56,6 +57,17 @@ for (const [what, spoil, wanted] of [
     },
     'warn api: pg03 is down, and not needed',
   ],
+  ...['10.0.0.13', 'pg03.example.com'].map(
+    (host): Row => [
+      `a node that is not needed is down, and its endpoint is ${host}`,
+      (s) => {
+        silence(s, 'pg03')
+        Object.assign(node(s, 'pg03'), { online: false })
+        Object.assign(s.seen[2]?.api ?? {}, { name: host })
+      },
+      'warn api: pg03 is down, and not needed',
+    ],
+  ),
   ['etcd is down', (s) => Object.assign(s, { etcdError: 'refused' }), 'fail etcd: does not answer: refused'],
   [
     'fencing is off',
@@ -265,7 +277,7 @@ for (const [what, spoil, wanted] of [
     (s) => Object.assign(s, { lock: { host: 'ci', pid: 7, command: 'deploy', since: 'noon' } }),
     'fail lock: held by deploy (pid 7) on ci since noon',
   ],
-] as [string, (survey: Survey) => unknown, string][]) {
+] as Row[]) {
   test(`${what}: it says so, and nothing else`, async () => {
     const found = await complaints(spoil)
     assert.equal(

@@ -12,6 +12,14 @@ const QUICK = [
   '--pacemaker-timeout=900ms',
 ]
 
+/** The endpoints as a configuration may have them that does not know the names of the nodes. */
+export function byAddress({
+  apis,
+  statusOf,
+}: Pick<ReturnType<typeof fakeCluster>, 'apis' | 'statusOf'>): void {
+  for (const [name, api] of apis) Object.assign(api, { name: statusOf(name).address })
+}
+
 export function scene(flags: string[] = ['--yes'], meddle?: Meddle) {
   const controller = new AbortController()
   const abort = (reason: Error) => controller.abort(reason)

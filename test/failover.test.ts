@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert'
 import { type Api, ApiError, type Blocker } from '../lib/api.ts'
 import { ActNow, Expected, Failed, Refused } from '../lib/errors.ts'
 import { blockersKey } from '../lib/proto.ts'
-import { clean, scene } from './failover-scene.ts'
+import { byAddress, clean, scene } from './failover-scene.ts'
 
 test('the primary moves to the synchronous standby; clients wait for nothing but the move', async () => {
   const it = scene()
@@ -33,28 +33,30 @@ test('--to names another standby', async () => {
   assert.is(it.state.primary, 'pg03')
 })
 
-test('a node that is down, and not needed, is left out; the move goes on without it', async () => {
-  const it = scene(['--yes'], (call) => {
-    if (call.startsWith('pg03 ')) throw new Failed('no answer')
-  })
-  const whole = it.view
-  for (const name of ['pg01', 'pg02']) {
-    const api = it.apis.get(name) as Api
-    api.status = async () => {
-      const view = whole()
-      const nodes = view.nodes.map((node) => (node.name === 'pg03' ? { ...node, online: false } : node))
-      return { ...it.statusOf(name), cluster: { ...view, nodes } }
+for (const named of ['name', 'address'])
+  test(`a node that is down, and not needed, is left out; the move goes on without it: endpoints by ${named}`, async () => {
+    const it = scene(['--yes'], (call) => {
+      if (call.startsWith('pg03 ')) throw new Failed('no answer')
+    })
+    if (named === 'address') byAddress(it)
+    const whole = it.view
+    for (const name of ['pg01', 'pg02']) {
+      const api = it.apis.get(name) as Api
+      api.status = async () => {
+        const view = whole()
+        const nodes = view.nodes.map((node) => (node.name === 'pg03' ? { ...node, online: false } : node))
+        return { ...it.statusOf(name), cluster: { ...view, nodes } }
+      }
     }
-  }
-  assert.is(await it.run(), undefined)
-  clean(it)
-  assert.is(it.state.primary, 'pg02')
-  assert.match(it.text(), 'pg03 is down, and not needed')
-  assert.equal(
-    it.state.calls.filter((call) => call.startsWith('pg03 ') && !call.endsWith(' status')),
-    [],
-  )
-})
+    assert.is(await it.run(), undefined)
+    clean(it)
+    assert.is(it.state.primary, 'pg02')
+    assert.match(it.text(), 'pg03 is down, and not needed')
+    assert.equal(
+      it.state.calls.filter((call) => call.startsWith('pg03 ') && !call.endsWith(' status')),
+      [],
+    )
+  })
 
 test('--json: events, then a receipt, all JSON', async () => {
   const it = scene(['--yes', '--json'])
@@ -225,14 +227,16 @@ test('a PgBouncer that cannot pause for another reason: the others are not waite
   clean(it)
 })
 
-test('Pacemaker chooses another node: clients go there, and the run says so', async () => {
-  const it = scene()
-  it.state.chooses = 'pg03'
-  const error = await it.run()
-  assert.is(error?.message, 'pg03 became primary, not pg02')
-  clean(it)
-  assert.is(it.state.pointsAt.get('app01'), '10.0.0.13')
-})
+for (const named of ['name', 'address'])
+  test(`Pacemaker chooses another node: clients go there, and the run says so: endpoints by ${named}`, async () => {
+    const it = scene()
+    if (named === 'address') byAddress(it)
+    it.state.chooses = 'pg03'
+    const error = await it.run()
+    assert.is(error?.message, 'pg03 became primary, not pg02')
+    clean(it)
+    assert.is(it.state.pointsAt.get('app01'), '10.0.0.13')
+  })
 
 test('the move takes too long: clients are let go onto whoever is primary', async () => {
   const it = scene()

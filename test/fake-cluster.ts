@@ -231,8 +231,8 @@ export function fakeCluster(meddle: Meddle = () => {}, machines: Record<string, 
   const world: Surroundings = {
     async survey(): Promise<Survey> {
       const seen = await Promise.all(
-        [...apis.values()].map(async (each) => {
-          const kind = NODES.includes(each.name) ? ('node' as const) : ('app' as const)
+        [...apis].map(async ([name, each]) => {
+          const kind = NODES.includes(name) ? ('node' as const) : ('app' as const)
           try {
             return { api: each, kind, status: await each.status({ deadlineMs: 100 }), skewMs: 0 }
           } catch (error) {

@@ -14,8 +14,8 @@ import { connectWorld } from '../lib/world.ts'
 import { member, Store } from './etcdserver.ts'
 import { fakeCluster, type Meddle } from './fake-cluster.ts'
 
-const ADDRESSES = ['127.0.0.11', '127.0.0.12', '127.0.0.13', '127.0.0.21']
-const APP = '127.0.0.21'
+/** Their endpoints are these addresses: no node is called as its endpoint is. */
+const ADDRESSES = { pg01: '127.0.0.11', pg02: '127.0.0.12', pg03: '127.0.0.13', app01: '127.0.0.21' }
 
 export interface Ended {
   code: number | null
@@ -24,12 +24,14 @@ export interface Ended {
 
 export async function fakeMachines(meddle: Meddle = () => {}) {
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-machines-'))
-  const cluster = fakeCluster(meddle, Object.fromEntries(ADDRESSES.map((address) => [address, address])))
+  const cluster = fakeCluster(meddle, ADDRESSES)
   const store = new Store()
   const etcd = await member(store)
   const publish = () => {
     const { epoch, primary, published } = cluster.state
-    const nodes = ADDRESSES.filter((name) => name !== APP).map((name) => ({ name, address: name }))
+    const nodes = Object.entries(ADDRESSES)
+      .slice(0, 3)
+      .map(([name, address]) => ({ name, address }))
     store.put('/postgres/cluster', JSON.stringify({ epoch, primary, last: primary, nodes }))
     store.put('/postgres/master', published ?? '')
   }
@@ -37,7 +39,7 @@ export async function fakeMachines(meddle: Meddle = () => {}) {
   cluster.onChange(publish)
 
   const machines = await Promise.all(
-    ADDRESSES.map(async (name) => {
+    Object.entries(ADDRESSES).map(async ([name, host]) => {
       const api = cluster.apis.get(name) as Api
       const deadlineMs = 10_000
       let wanted = {}
@@ -72,12 +74,12 @@ export async function fakeMachines(meddle: Meddle = () => {}) {
         unmigrate: async () => (await api.unmigrate({ deadlineMs })) ?? {},
         checkpoint: async () => api.checkpoint({ deadlineMs }),
       }
-      const server = await serve({ bind: `${name}:0`, tls: null, allowed: [], handlers })
-      return { address: `${name}:${server.port}`, pauses, server }
+      const server = await serve({ bind: `${host}:0`, tls: null, allowed: [], handlers })
+      return { address: `${host}:${server.port}`, pauses, server }
     }),
   )
   const app = machines[3]?.address ?? ''
-  store.put(`/postgres/proxies/${APP}`, JSON.stringify({ name: APP, address: app }))
+  store.put('/postgres/proxies/app01', JSON.stringify({ name: 'app01', address: app }))
 
   const flags = [
     ...['--yes', '--insecure', `--etcd-endpoints=${etcd.url}`],

@@ -54,20 +54,15 @@ async function killedAt({ call, nth = 1, etcd }: Point): Promise<Machines> {
 /** What the killed run had got through when it died, and what the next one does about it. */
 for (const [what, point, found, moved] of [
   ['it has just got the lock', { etcd: 'lock' }, ['its lock'], true],
-  ['it looks again', { call: '127.0.0.21 status', nth: 2 }, ['its lock'], true],
-  ['the checkpoint is being made', { call: '127.0.0.11 checkpoint' }, ['its lock', 'its record'], true],
-  ['the move is prepared', { call: '127.0.0.11 prepare' }, ['its lock'], true],
-  ['the pauses begin', { call: '127.0.0.11 pause' }, ['its lock'], true],
-  ['the last pause is being made', { call: '127.0.0.21 pause' }, ['its lock', 'its pause'], true],
-  ['the move begins', { call: '127.0.0.11 proceed' }, ['its lock', 'its pause', 'its move constraint'], null],
-  ['the new primary is waited for', { call: '127.0.0.12 writable' }, ['its lock', 'its pause'], null],
-  ['clients are let go', { call: '127.0.0.21 resume' }, ['its lock', 'so it had moved'], null],
-  [
-    'the constraint is being removed',
-    { call: '127.0.0.12 unmigrate' },
-    ['its lock', 'so it had moved'],
-    null,
-  ],
+  ['it looks again', { call: 'app01 status', nth: 2 }, ['its lock'], true],
+  ['the checkpoint is being made', { call: 'pg01 checkpoint' }, ['its lock', 'its record'], true],
+  ['the move is prepared', { call: 'pg01 prepare' }, ['its lock'], true],
+  ['the pauses begin', { call: 'pg01 pause' }, ['its lock'], true],
+  ['the last pause is being made', { call: 'app01 pause' }, ['its lock', 'its pause'], true],
+  ['the move begins', { call: 'pg01 proceed' }, ['its lock', 'its pause', 'its move constraint'], null],
+  ['the new primary is waited for', { call: 'pg02 writable' }, ['its lock', 'its pause'], null],
+  ['clients are let go', { call: 'app01 resume' }, ['its lock', 'so it had moved'], null],
+  ['the constraint is being removed', { call: 'pg02 unmigrate' }, ['its lock', 'so it had moved'], null],
   ['it gives the lock back', { etcd: 'unlock' }, ['its lock', 'so it had moved'], null],
 ] as [string, Point, string[], boolean | null][]) {
   test(`killed when ${what}: the next run says what it finds, and leaves nothing`, async () => {
@@ -83,7 +78,7 @@ for (const [what, point, found, moved] of [
       const { code, text } = await machines.again()
       // Where the killed run had moved the primary, its former one is not back yet: no second move.
       const primary = state.primary
-      assert.equal([code, primary], code === 0 ? [0, '127.0.0.12'] : [2, '127.0.0.12'], text)
+      assert.equal([code, primary], code === 0 ? [0, 'pg02'] : [2, 'pg02'], text)
       if (moved) assert.is(code, 0, text)
       for (const said of ['a failover was killed', ...found]) assert.match(text, said)
       assert.equal(machines.held(), [], text)

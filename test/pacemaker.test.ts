@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { addressOf } from '../lib/address.ts'
+import { addressOf, isHost } from '../lib/address.ts'
 import { load } from '../lib/config.ts'
 import { Failed } from '../lib/errors.ts'
 import { nodeHandlers } from '../lib/nodeapi.ts'
@@ -40,6 +40,22 @@ test('a node never has a loopback address', async () => {
   assert.instance(refused, Failed)
   assert.match(refused.message, /localhost has only loopback addresses here: /)
 })
+
+for (const [host, meant] of [
+  ...([
+    ['pg02', true],
+    ['pg02.example.com', true],
+    ['10.0.0.12', true],
+  ] as const),
+  ...([
+    ['pg021', false],
+    ['10.0.0.1', false],
+    ['10.0.0.121', false],
+    ['pg01.example.com', false],
+  ] as const),
+])
+  test(`an endpoint at ${host} is ${meant ? '' : 'not '}that of pg02 at 10.0.0.12`, () =>
+    assert.is(isHost(host, 'pg02', '10.0.0.12'), meant))
 
 test('a standby that came back a moment ago, of which nobody has told us, can be the target of a move', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-target-'))

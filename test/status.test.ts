@@ -4,11 +4,14 @@ import * as assert from 'uvu/assert'
 import { load } from '../lib/config.ts'
 import { status, warnings } from '../lib/status.ts'
 import type { Survey } from '../lib/survey.ts'
+import { byAddress } from './failover-scene.ts'
 import { fakeCluster } from './fake-cluster.ts'
 
-async function show(spoil: (survey: Survey) => void = () => {}, flags: string[] = []) {
-  const { world } = fakeCluster()
+async function show(spoil: (survey: Survey) => void = () => {}, flags: string[] = [], endpoints = 'by name') {
+  const cluster = fakeCluster()
+  const { world } = cluster
   const survey = await world.survey()
+  if (endpoints === 'by address') byAddress(cluster)
   spoil(survey)
   const text: string[] = []
   const { config } = load('status', flags, { PGCM_CONFIG_FILE: '/dev/null' })
@@ -20,22 +23,23 @@ async function show(spoil: (survey: Survey) => void = () => {}, flags: string[] 
   return { code, text: bare(text.join('')), wrong: warnings(survey) }
 }
 
-test('a healthy cluster: the table, and exit 0', async () => {
-  const { code, text } = await show()
-  assert.is(code, 0)
-  assert.is(
-    text,
-    [
-      'primary pg01, published 10.0.0.11, epoch 9',
-      'node   role     status        data            timeline  lag  pgbouncer',
-      'pg01   primary  PRI           LATEST          9         -    -> 10.0.0.11',
-      'pg02   standby  HS:sync       STREAMING|SYNC  9         0 B  -> 10.0.0.11',
-      'pg03   standby  HS:potential  STREAMING|SYNC  9         0 B  -> 10.0.0.11',
-      'app01  app      -             -               -         -    -> 10.0.0.11',
-      '',
-    ].join('\n'),
-  )
-})
+for (const endpoints of ['by name', 'by address'])
+  test(`a healthy cluster: the table, and exit 0; endpoints ${endpoints}`, async () => {
+    const { code, text } = await show(undefined, [], endpoints)
+    assert.is(code, 0)
+    assert.is(
+      text,
+      [
+        'primary pg01, published 10.0.0.11, epoch 9',
+        'node   role     status        data            timeline  lag  pgbouncer',
+        'pg01   primary  PRI           LATEST          9         -    -> 10.0.0.11',
+        'pg02   standby  HS:sync       STREAMING|SYNC  9         0 B  -> 10.0.0.11',
+        'pg03   standby  HS:potential  STREAMING|SYNC  9         0 B  -> 10.0.0.11',
+        'app01  app      -             -               -         -    -> 10.0.0.11',
+        '',
+      ].join('\n'),
+    )
+  })
 
 test('--json', async () => {
   const { code, text } = await show(undefined, ['--json'])

@@ -35,6 +35,17 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
   const go = `${file}.go`
   const waiting = join(process.env.HA_RSCTMP ?? '/run/resource-agents', `pgcm-${resource}`, 'holding')
   let timer: NodeJS.Timeout | undefined
+  let last: Promise<unknown> = Promise.resolve()
+
+  /**
+   * Asking Pacemaker for the move, and taking it back, never at the same time: a constraint that is on its way is not found, and would
+   * come when there is no file any more.
+   */
+  function inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = last.then(work, work)
+    last = turn
+    return turn
+  }
 
   /** Nothing is to be demoted, or Pacemaker is to see to it. */
   async function letGo(): Promise<void> {
@@ -43,16 +54,17 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
   }
 
   /** Nobody is left to say whether the clients are held. Where the move cannot be taken back, the agent's deadline ends this. */
-  async function giveUp(reason: string): Promise<void> {
-    if (!(await exists(file))) return
-    log.warn('move.called-off', { reason })
-    try {
-      await callOff()
-      await letGo()
-    } catch (error) {
-      log.error('move.called-off', { error })
-    }
-  }
+  const giveUp = (reason: string): Promise<void> =>
+    inTurn(async () => {
+      if (!(await exists(file))) return
+      log.warn('move.called-off', { reason })
+      try {
+        await callOff()
+        await letGo()
+      } catch (error) {
+        log.error('move.called-off', { error })
+      }
+    })
 
   return {
     /** From now on, for so long at most, a demotion waits here. */
@@ -86,6 +98,7 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
     },
 
     letGo,
+    inTurn,
 
     /** For the beginning, where an earlier run of the daemon may have left one, and for the end. */
     giveUp,

@@ -108,8 +108,10 @@ export function nodeHandlers(
 
     async unmigrate(_, signal) {
       const newest = () => Math.max(publishedEpoch(), lastView()?.epoch.promoted ?? 0)
-      await unmigrate(names, { timeoutMs: 5000, signal }, newest)
-      await demotion.letGo() // Pacemaker has no more use for it
+      await demotion.inTurn(async () => {
+        await unmigrate(names, { timeoutMs: 5000, signal }, newest)
+        await demotion.letGo() // Pacemaker has no more use for it
+      })
       return { created_at: timestamp(new Date()) }
     },
 
@@ -119,9 +121,11 @@ export function nodeHandlers(
       if (expiryMs === 0 || expiryMs > LONGEST_MS)
         throw new Fault(grpc.status.INVALID_ARGUMENT, `expiry is not within 1 and ${LONGEST_MS} ms`)
       await onPrimary()
-      await demotion.hold(expiryMs)
       try {
-        await move(request, signal)
+        await demotion.inTurn(async () => {
+          await demotion.hold(expiryMs)
+          await move(request, signal)
+        })
         await demotion.reached(signal)
       } catch (error) {
         await demotion.giveUp(messageOf(error))

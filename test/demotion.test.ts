@@ -91,6 +91,20 @@ test('nobody lets it go in time: the move is called off while it is still held',
     assert.equal(calledOff, [true])
   }))
 
+test('it is called off once Pacemaker has been asked for it, however long that takes', () =>
+  scene(async ({ move, held, calledOff }) => {
+    const it = move()
+    let tooSoon = false
+    await it.inTurn(async () => {
+      await it.hold(20)
+      const early = until('too soon', { timeoutMs: 300, everyMs: 5 }, () => calledOff.length > 0)
+      tooSoon = await early.catch(() => false)
+    })
+    assert.not(tooSoon)
+    await until('it has ended', { timeoutMs: 5000, everyMs: 5 }, () => !held())
+    assert.equal(calledOff, [true])
+  }))
+
 test('it cannot be called off: it stays held, and the deadline of the agent ends that', () =>
   scene(async ({ move, held }) => {
     const it = move(new Failed('no Pacemaker'))

@@ -30,7 +30,7 @@ function table(columns: string[], rows: string[][]): Buffer {
   return Buffer.concat([packet('T', short(columns.length), ...names), ...lines, packet('C', 'SHOW')])
 }
 
-/** Listens at `socket`; `reloads` counts. */
+/** Listens at `socket`; `reloads` counts. To who asks whether it is a primary it says so. */
 export async function fakeConsole(socket: string, ini: string) {
   const state = { reloads: 0, connections: 0 }
   let databases = new Map<string, string | null>()
@@ -44,7 +44,7 @@ export async function fakeConsole(socket: string, ini: string) {
       const rows = [...databases].map(([name, host]) => [name, host ?? '', '5432', '0', '0', 'transaction'])
       return table(['name', 'host', 'port', 'paused', 'disabled', 'pool_mode'], rows)
     }
-    return table(['ptr'], [])
+    return query.includes('pg_is_in_recovery') ? table(['primary'], [['t']]) : table(['ptr'], [])
   }
   const serve = (client: Socket) => {
     state.connections += 1

@@ -1,5 +1,5 @@
 /** A client that knows the Go original's proto and nothing else, against our server. */
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -18,6 +18,7 @@ import { keeper } from '../lib/pausekeeper.ts'
 import { consoleOf, PauseBlocked } from '../lib/pgbouncer.ts'
 import { until } from '../lib/wait.ts'
 import { fakeCluster } from './fake-cluster.ts'
+import { fakeConsole } from './fakeconsole.ts'
 
 log.setLevel('error')
 const file = fileURLToPath(new URL('fixtures/original.proto', import.meta.url))
@@ -37,6 +38,9 @@ interface World {
   call: Call
   /** What PgBouncer and Pacemaker were told. */
   did: () => string[]
+  /** Without the wire. */
+  handlers: ReturnType<typeof nodeHandlers>
+  dir: string
   pause: { fails?: Error; expiry: () => number }
 }
 
@@ -49,6 +53,11 @@ async function withNode(body: (world: World) => Promise<void>): Promise<void> {
   const cibadmin = `#!/bin/sh
 case $* in
 *--query*) exit 105 ;;
+*--modify*)
+  # Where it is slow, so slow that one which does not wait for it is sooner.
+  n=0
+  while [ -e ${dir}/slow ] && [ $n -lt 50 ] && ! grep -q -- --delete ${notes}; do n=$((n + 1)); sleep 0.02; done
+  echo "$*" >>${notes} ;;
 *) echo "$*" >>${notes} ;;
 esac
 `
@@ -71,7 +80,8 @@ esac
     },
   }
   const pauses = keeper(valve, join(dir, 'pause.json'))
-  const { config } = load('supervise', [`--pgbouncer-socket-dir=${dir}`, `--postgres-socket-dir=${dir}`], {
+  const sockets = [`--pgbouncer-socket-dir=${dir}`, `--postgres-socket-dir=${dir}`]
+  const { config } = load('supervise', [...sockets, '--pacemaker-get-timeout=30s'], {
     PGCM_CONFIG_FILE: '/dev/null',
   })
   // Addresses for names: they need no look-up, and are not loopback.
@@ -95,7 +105,8 @@ esac
       ),
     )
   try {
-    await body({ call, pause, did: () => readFileSync(notes, 'utf8').split('\n').filter(Boolean) })
+    const did = () => readFileSync(notes, 'utf8').split('\n').filter(Boolean)
+    await body({ call, pause, did, handlers, dir })
   } finally {
     client.close()
     pauses.close()
@@ -203,6 +214,32 @@ for (const [what, request] of [
       assert.equal(did(), [])
     })
   })
+
+test('a move is taken back once Pacemaker has got it, and not before: it would come with nobody to hold it', async () => {
+  await withNode(async ({ handlers, did, dir }) => {
+    const postgres = await fakeConsole(join(dir, '.s.PGSQL.5432'), '')
+    writeFileSync(join(dir, 'slow'), '')
+    const over = new AbortController()
+    const request = { target: '10.0.0.12', lifetime_ms: 60_000, expiry_ms: 15_000 }
+    const preparing = handlers.prepare(request, over.signal).catch((error) => error)
+    try {
+      const held = () => existsSync(join(dir, 'hold'))
+      await until('it is to be held', { timeoutMs: 20_000, everyMs: 5 }, held)
+      await handlers.unmigrate({}, over.signal)
+      over.abort()
+      assert.instance(await preparing, Failed)
+      assert.equal(
+        did().map((words) => words.split(' ')[0]),
+        ['--modify', '--delete'],
+      )
+      assert.not(held())
+    } finally {
+      over.abort()
+      await preparing
+      postgres.close()
+    }
+  })
+})
 
 test('health_check says what it found, not HEALTHY always: here nothing answers', async () => {
   await withNode(async ({ call }) => {

@@ -25,10 +25,10 @@ export async function confirm(
   terminal.once('close', () => closed.abort()) // the question alone would wait on where the input ends
   try {
     const answer = await terminal.question(`${question} [y/N] `, { signal: closed.signal })
-    if (!/^y(es)?$/i.test(answer.trim())) throw new Refused('not confirmed; nothing was touched')
+    if (!/^y(es)?$/i.test(answer.trim())) throw new Refused('not confirmed')
   } catch (error) {
     if (error instanceof Refused) throw error
-    throw new Refused('not confirmed; nothing was touched', undefined, { cause: error })
+    throw new Refused('not confirmed', undefined, { cause: error })
   } finally {
     terminal.close()
   }

@@ -5,7 +5,7 @@ import { explained } from './blockers.ts'
 import { run } from './cli.ts'
 import type { Config } from './config.ts'
 import { type Drain, doomedBy, drain, parseDrain } from './drain.ts'
-import { messageOf, Refused } from './errors.ts'
+import { Failed, messageOf, Refused } from './errors.ts'
 import { aftermathOf, baseFor, foundLines, undoing } from './killedrun.ts'
 import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
@@ -48,13 +48,26 @@ export interface Scene {
 }
 
 export async function failover(scene: Scene): Promise<void> {
+  let undone = false
+  const onUndone = () => {
+    undone = true
+  }
+  await attempt(scene, onUndone).catch((error) => {
+    if (!undone || !(error instanceof Refused)) throw error
+    // Refused means that nothing was touched, which is no longer so.
+    const holds = 'What the killed run had left is undone; nothing else was touched.'
+    throw new Failed(messageOf(error), [error.hint, holds].filter(Boolean).join(' '), { cause: error })
+  })
+}
+
+async function attempt(scene: Scene, onUndone: () => void): Promise<void> {
   const { config, world, stdin, interrupts = abortOnSignals } = scene
   const times = timesOf(config)
   const asked = { drain: parseDrain(config.drain), rejoin: config.rejoin }
   const procedureNow = procedure(times, asked)
   const view = viewFor(scene, procedureNow)
 
-  const before = await surveyed(scene, view, times)
+  const before = await surveyed(scene, view, times, onUndone)
   const plan = {
     target: targetOf(before, config.to),
     pauseExpiryMs: times.pauseExpiry,
@@ -128,7 +141,7 @@ function show(view: View, survey: Survey): void {
 }
 
 /** What is there, once what a killed run has left is undone. */
-async function surveyed(scene: Scene, view: View, times: Times): Promise<Survey> {
+async function surveyed(scene: Scene, view: View, times: Times, onUndone: () => void): Promise<Survey> {
   const { config, world, stdin, interrupts = abortOnSignals } = scene
   const survey = await world.survey()
   show(view, survey)
@@ -146,6 +159,7 @@ async function surveyed(scene: Scene, view: View, times: Times): Promise<Survey>
   const base = { ...baseFor(survey, found), world, times, owner: ownerName(hostname(), process.pid), abort }
   try {
     await pipeline(undo, base, { signal, on: undoView.on }).finally(undoView.close)
+    onUndone()
   } finally {
     dispose()
   }

@@ -472,7 +472,7 @@ export const options = [
     type: 'duration',
     default: '5s',
     scripts: ['failover', 'lock'],
-    help: 'how long to wait for the lock in etcd if somebody has it; giving it back takes no longer. Does not bound how long it is held. A lock whose holder was killed on this machine is taken over at once',
+    help: 'how long to wait for the lock in etcd if somebody has it. Does not bound how long it is held, nor giving it back. A lock whose holder was killed on this machine is taken over at once',
   },
   {
     name: 'pause-timeout',

@@ -13,6 +13,8 @@ import { now, sleep } from './wait.ts'
 
 /** How much longer than the pauses may take the demotion waits for them. */
 const HOLD_MARGIN_MS = 2000
+/** The lock-timeout may be 0, which is for taking it. */
+const UNLOCK_MS = 10_000
 const names = (apis: Api[]) => apis.map(({ name }) => name).join(', ')
 /** How long the move constraint lives if nobody removes it. */
 const lifetime = ({ pauseExpiry, pacemakerTimeout }: Times) => pauseExpiry + pacemakerTimeout + 30_000
@@ -30,7 +32,7 @@ export const lock = (times: Times): Step<Base> => ({
   },
   undo: {
     name: 'unlock',
-    timeoutMs: times.lockTimeout,
+    timeoutMs: UNLOCK_MS,
     byHand: 'The lock goes when its lease runs out, within 15 s.',
     describe: () => ['etcd: revoke the lease'],
     run: async ({ held }) => held?.release(),

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { type Api, ApiError, type Blocker } from '../lib/api.ts'
 import { ActNow, Expected, Failed, Refused } from '../lib/errors.ts'
 import { blockersKey } from '../lib/proto.ts'
+import { sleep } from '../lib/wait.ts'
 import { byAddress, clean, scene } from './failover-scene.ts'
 
 test('the primary moves to the synchronous standby; clients wait for nothing but the move', async () => {
@@ -179,6 +180,12 @@ test('a lock that is lost while clients are being held ends the run: all is undo
   assert.match(error?.message ?? '', 'lost the lock in etcd')
   clean(it)
   assert.is(it.state.primary, 'pg01')
+})
+
+test('--lock-timeout=0s, not to wait for the lock: the time to give it back is another', async () => {
+  const it = scene(['--yes', '--lock-timeout=0s'], (call) => (call === 'unlock' ? sleep(20) : undefined))
+  assert.is(await it.run(), undefined)
+  clean(it)
 })
 
 const inTheWay = (via: string): Blocker => ({

@@ -54,8 +54,9 @@ test('it had moved: clients go on at the new primary, and the run says why it wi
   it.state.stopped.add('pg01')
   for (const name of it.state.pointsAt.keys()) it.state.pointsAt.set(name, '10.0.0.12')
   const error = await it.run()
-  assert.instance(error, Refused)
+  assert.instance(error, Failed, 'not refused: that is where nothing was touched')
   assert.match(error?.message ?? '', 'no synchronous standby')
+  assert.match(error?.hint ?? '', 'What the killed run had left is undone')
   clean(it)
 })
 

@@ -130,9 +130,8 @@ async function attempt(scene: Scene, onUndone: () => void): Promise<void> {
   }
 }
 
-function viewFor({ config, out, env }: Scene, of: Pick<Step<never>, 'name' | 'undo'>[]): View {
-  const shown = of.map(({ name, undo }) => ({ name, ...(undo && { undo: undo.name }) }))
-  return viewOf(kindOf(out, config.json, env), out, shown)
+function viewFor({ config, out, env }: Scene, of: { name: string }[]): View {
+  return viewOf(kindOf(out, config.json, env), out, of)
 }
 
 function show(view: View, survey: Survey): void {

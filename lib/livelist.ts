@@ -14,13 +14,12 @@ interface Row {
 }
 
 /**
- * A live list of steps, and below it, once something is undone, one of the undos.
+ * A live list of steps, and below it the undos as they come: their order is the pipeline's affair.
  * listr2 draws it and decides nothing: each of its tasks only waits for the events of its step.
  */
-export function liveList(steps: { name: string; undo?: string }[], line: (text: string) => void) {
+export function liveList(steps: { name: string }[], line: (text: string) => void) {
   let rows: Row[] = []
   let running: Promise<unknown> = Promise.resolve()
-  const armed: string[] = []
   let ticker: NodeJS.Timeout | undefined
 
   const begin = (names: string[]) => {
@@ -73,22 +72,18 @@ export function liveList(steps: { name: string; undo?: string }[], line: (text: 
     ticker ??= setInterval(() => {
       for (const row of rows) paint(row, clock.at + Date.now() - clock.seen)
     }, 100)
-    if (event.event === 'undo' && !armed.includes('-')) {
-      armed.push('-') // the list of undos has begun
+    if (event.event === 'undo') {
       endSteps()
-      begin(undosOf(steps, armed))
+      begin([event.step])
     }
     const row = rowOf(event.step)
     if (!row) return
     if (event.event === 'start' || event.event === 'undo') {
       row.startedAt = event.at
-      const step = steps.find(({ name }) => name === event.step)
-      if (step?.undo) armed.push(step.undo)
     } else if (event.event === 'note') {
       row.note = event.text
       paint(row, event.at)
     } else if (event.event === 'done' || event.event === 'undone') {
-      if (event.event === 'done' && armed.includes(event.step)) armed.splice(armed.indexOf(event.step), 1)
       row.settle({ ok: `(${event.elapsed} ms)${row.note ? ` ${row.note}` : ''}` })
     } else if (event.event === 'failed' || event.event === 'undo-failed') {
       row.settle({ error: messageOf(event.error) })
@@ -101,9 +96,4 @@ export function liveList(steps: { name: string; undo?: string }[], line: (text: 
     await running
   }
   return { on, close }
-}
-
-/** The undos still armed, in the order in which they will run. */
-function undosOf(steps: { undo?: string }[], armed: string[]): string[] {
-  return steps.flatMap(({ undo }) => (undo && armed.includes(undo) ? [undo] : [])).reverse()
 }

@@ -29,7 +29,7 @@ export function kindOf(out: { isTTY?: boolean }, json: boolean, env: NodeJS.Proc
   return out.isTTY && env.TERM !== 'dumb' && !env.CI ? 'live' : 'plain'
 }
 
-export function viewOf(kind: Kind, out: Out, steps: { name: string; undo?: string }[]): View {
+export function viewOf(kind: Kind, out: Out, steps: { name: string }[]): View {
   const line = (text: string) => out.write(`${text}\n`)
   if (kind === 'json') {
     return {

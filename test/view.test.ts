@@ -3,7 +3,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failed } from '../lib/errors.ts'
 import { asJson, asLine } from '../lib/eventtext.ts'
-import type { Event } from '../lib/pipeline.ts'
+import { type Event, pipeline, type Step } from '../lib/pipeline.ts'
 import { kindOf, viewOf } from '../lib/view.ts'
 
 const tty = { isTTY: true }
@@ -74,6 +74,47 @@ test('JSON: events and records, one a line, nothing else', () => {
     out.text.map((line) => JSON.parse(line).event),
     ['start', 'receipt'],
   )
+})
+
+/** What the body has put on the screen, which is a terminal meanwhile. */
+async function onScreen(body: () => Promise<void>): Promise<string> {
+  const { isTTY, write } = process.stdout
+  const out = sink()
+  Object.assign(process.stdout, { isTTY: true, write: out.write })
+  try {
+    await body()
+  } finally {
+    Object.assign(process.stdout, { isTTY, write })
+  }
+  return bare(out.text.join(''))
+}
+
+test('live: undos are drawn in the order in which they are run, which is not always that of the steps', async () => {
+  const step = (name: string, undo?: string, more?: Partial<Step<null>>): Step<null> => ({
+    ...{ name, describe: () => [] },
+    ...(undo && { undo: { name: undo, timeoutMs: 1000, byHand: '', describe: () => [], async run() {} } }),
+    ...more,
+  })
+  const gone = async () => {
+    throw new Failed('gone')
+  }
+  const steps = [
+    step('lock', 'unlock'),
+    step('prepare', 'unmigrate'),
+    step('pause', 'resume'),
+    step('migrate', undefined, { inherits: 'prepare', run: gone }),
+    step('promoted'),
+  ]
+  const screen = await onScreen(async () => {
+    const view = viewOf('live', sink(), steps)
+    await pipeline(steps, null, { on: view.on }).catch(() => {})
+    await view.close()
+  })
+  const drawn = [...new Set(screen.match(/\w+(?= \([\d.]+ ms\))|migrate: gone|promoted: not reached/g))]
+  assert.equal(drawn, [
+    ...['lock', 'prepare', 'pause', 'migrate: gone', 'promoted: not reached'],
+    ...['unmigrate', 'resume', 'unlock'],
+  ])
 })
 
 test.run()

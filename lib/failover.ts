@@ -7,6 +7,7 @@ import type { Config } from './config.ts'
 import { type Drain, doomedBy, drain, parseDrain } from './drain.ts'
 import { Failed, messageOf, Refused } from './errors.ts'
 import { aftermathOf, baseFor, foundLines, undoing } from './killedrun.ts'
+import { LONGEST_EXPIRY_MS } from './options.ts'
 import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
 import { judge, judgeAgain, planRun, question } from './preflight.ts'
@@ -205,6 +206,11 @@ function timesOf(config: Config): Times {
   const { drainTimeout, rejoinTimeout } = config
   if (pauseExpiry <= pauseTimeout)
     throw new Refused('pause-expiry must be longer than pause-timeout', 'The move has what is left of it.')
+  if (pauseExpiry > LONGEST_EXPIRY_MS)
+    throw new Refused(
+      `pause-expiry is longer than ${LONGEST_EXPIRY_MS / 1000}s`,
+      `Give ${LONGEST_EXPIRY_MS / 1000}s at most: no node holds its clients longer, as its daemon has to outlive the pause.`,
+    )
   if (pauseTimeout > LONGEST_PAUSE_MS)
     throw new Refused(
       `pause-timeout is longer than ${LONGEST_PAUSE_MS / 1000}s`,

@@ -61,6 +61,9 @@ const all = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'lock', 'play
 const cluster = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'lock'] as const
 const daemons = ['supervise', 'proxy'] as const
 
+/** The longest pause: a daemon that is stopped waits for its end, and systemd kills it at TimeoutStopSec. */
+export const LONGEST_EXPIRY_MS = 80_000
+
 /** Each option once: this table feeds the parser, the types, the environment, the TOML keys, `--help` and `show-config`. */
 export const options = [
   {
@@ -487,7 +490,7 @@ export const options = [
     default: '10s',
     min: '1s',
     scripts: ['failover'],
-    help: 'a PgBouncer resumes by itself this long after its pause, whatever became of this command; bounds the whole of pausing and moving, so the new primary has to be there by then. Does not bound what comes before the pause or after the resume. Must be below query_wait_timeout of every PgBouncer',
+    help: 'a PgBouncer resumes by itself this long after its pause, whatever became of this command; bounds the whole of pausing and moving, so the new primary has to be there by then. Does not bound what comes before the pause or after the resume. Must be below query_wait_timeout of every PgBouncer, and is 80s at most',
   },
   {
     name: 'resume-timeout',

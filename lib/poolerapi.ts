@@ -5,6 +5,7 @@ import type { Config } from './config.ts'
 import { messageOf } from './errors.ts'
 import type { Etcd } from './etcd.ts'
 import type { PgBouncerStatus } from './nodestatus.ts'
+import { LONGEST_EXPIRY_MS } from './options.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { timestamp } from './proto.ts'
@@ -40,6 +41,8 @@ export function poolerHandlers(
       const expiryMs = milliseconds(request, 'expiry')
       if (timeoutMs === 0) throw invalid('timeout is 0: a pause needs time')
       if (expiryMs === 0) throw invalid('expiry is 0: every pause must end by itself')
+      if (expiryMs > LONGEST_EXPIRY_MS)
+        throw invalid(`expiry is above ${LONGEST_EXPIRY_MS / 1000} s: a daemon has to outlive its pause`)
       try {
         const pause = await keeper.pause({ timeoutMs, expiryMs, owner: String(request.owner ?? ''), signal })
         return {

@@ -38,7 +38,7 @@ export function scene(flags: string[] = ['--yes'], meddle?: Meddle) {
       () => undefined,
       (error: Expected) => error,
     )
-  return { ...cluster, abort, run, text: () => text.join('') }
+  return { ...cluster, config, abort, run, text: () => text.join('') }
 }
 
 /** Nothing is left of a run, whatever happened to it. */

@@ -165,6 +165,16 @@ for (const [flag, says] of [
   })
 }
 
+test('a pause-expiry that no node would grant is refused before anything is asked', async () => {
+  const it = scene()
+  it.config.pauseExpiry = 80_001
+  const error = await it.run()
+  assert.instance(error, Refused)
+  assert.is(error?.message, 'pause-expiry is longer than 80s')
+  assert.match(error?.hint ?? '', 'at most')
+  assert.equal(it.state.calls, [])
+})
+
 test('a held lock is refused before anything is touched', async () => {
   const it = scene()
   it.state.locked = true

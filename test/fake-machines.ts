@@ -85,7 +85,7 @@ export async function fakeMachines(meddle: Meddle = () => {}) {
     ...['--yes', '--insecure', `--etcd-endpoints=${etcd.url}`],
     `--failover-api-endpoints=${machines.slice(0, 3).map(({ address }) => address)}`,
     // Longer than the test: what is let go was let go by somebody. And no machine is silent because this one is busy.
-    ...['--pause-expiry=100s', '--health-check-timeout=20s'],
+    ...['--pause-expiry=80s', '--health-check-timeout=20s'],
   ]
 
   /** pgcm-failover, as a process of its own. */

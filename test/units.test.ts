@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { LONGEST_EXPIRY_MS } from '../lib/options.ts'
 import { sh } from '../lib/sh.ts'
 
 const templates = new URL('../ansible/roles/pgcm/templates/', import.meta.url).pathname
@@ -71,5 +72,10 @@ for (const [name, most] of [
     })
   })
 }
+
+test('the longest pause ends before systemd kills a daemon that waits for its end', () => {
+  const seconds = readFileSync(`${templates}service.j2`, 'utf8').match(/^TimeoutStopSec=(\d+)$/m)?.[1]
+  assert.ok(Number(seconds) * 1000 >= LONGEST_EXPIRY_MS + 10_000, `${seconds} s`)
+})
 
 test.run()

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import minimist from 'minimist'
-import { parse as parseToml } from 'smol-toml'
+import { parse as parseToml, TomlError } from 'smol-toml'
 import { messageOf, Refused } from './errors.ts'
 import { type Config, type Option, options, type ScriptName } from './options.ts'
 
@@ -47,7 +47,8 @@ export function formatDuration(ms: number): string {
 }
 
 function convert(option: Option, raw: unknown, where: string): Scalar {
-  const wrong = (wanted: string) => new Refused(`${where}: ${JSON.stringify(raw)} is not ${wanted}`)
+  const shown = option.secret ? 'its value' : JSON.stringify(raw)
+  const wrong = (wanted: string) => new Refused(`${where}: ${shown} is not ${wanted}`)
   switch (option.type) {
     case 'string':
       if (typeof raw !== 'string') throw wrong('a string')
@@ -185,7 +186,10 @@ function fromFile(file: string, mayBeAbsent: boolean): { values: Map<string, Sca
   try {
     document = parseToml(text)
   } catch (cause) {
-    throw new Refused(`${file}: ${messageOf(cause)}`, undefined, { cause })
+    // Below its first line stand lines of the file, and maybe the password.
+    const what = messageOf(cause instanceof TomlError ? cause.message.split('\n')[0] : cause)
+    const where = cause instanceof TomlError ? `, line ${cause.line}, column ${cause.column}` : ''
+    throw new Refused(`${file}: ${what}${where}`, undefined, { cause })
   }
   const byName = new Map(table.filter((o) => !o.oneShot).map((o) => [o.name, o]))
   const values = new Map<string, Scalar>()

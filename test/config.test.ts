@@ -98,6 +98,21 @@ test('wrong values are refused', () => {
   assert.match(refusal(['--config-file=/nonexistent/x.toml']), /cannot read the settings: ENOENT/)
 })
 
+test('an error in the file does not show the password, whichever line is wrong', () => {
+  const secret = 'pgbouncer-password = "hunter2"\n'
+  for (const [text, says] of [
+    [`${secret}pause-timeout = 5s`, /pgcm\.toml: Invalid TOML document: [^\n]+, line 2, column 18$/],
+    ['pgbouncer-password = "hunter2', /, line 1, column \d+$/],
+    ['pgbouncer-password = 1234567', /pgcm\.toml: pgbouncer-password: its value is not a string$/],
+    [`${secret}pause-timeout = 5`, /pause-timeout: 5 is not a duration/],
+  ] as const)
+    withFile(text, (file) => {
+      const said = refusal(['--config-file', file])
+      assert.match(said, says)
+      assert.not.match(said, /hunter2|1234567/)
+    })
+})
+
 test('numbers that look like words stay words', () => {
   const { config, words } = load('failover', ['--to=007', '012', '--', '--yes'], nowhere)
   assert.equal([config.to, config.yes, words], ['007', false, ['012', '--yes']])

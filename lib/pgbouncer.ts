@@ -161,7 +161,7 @@ export interface Database {
   poolMode: string | null
 }
 
-const databases = async (query: Query): Promise<Database[]> =>
+export const databases = async (query: Query): Promise<Database[]> =>
   (await query('SHOW DATABASES'))
     .filter((row) => row.name !== 'pgbouncer')
     .map((row) => ({
@@ -310,12 +310,14 @@ export const reload = async (query: Query): Promise<Database[]> => {
 }
 
 /**
- * Cuts off the clients whose server connection still hangs on another host than their database points at now, so that they fail
- * at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many were cut off.
+ * Cuts off the clients whose server connection still hangs on one of the addresses `left`, where their database no longer points, so
+ * that they fail at once. PgBouncer knows how from 1.24 on; before, its TCP timers end them a few seconds later. Gives how many were
+ * cut off.
  */
-export const dropStragglers = async (query: Query): Promise<number> => {
+export const dropStragglers = async (query: Query, left: Set<string>): Promise<number> => {
   const hosts = new Map((await databases(query)).map(({ name, host }) => [name, host?.split(',') ?? []]))
   const astray = (await query('SHOW SERVERS')).filter(({ database, addr, link }) => {
+    if (!left.has(String(addr))) return false // of a standby that serves no readers any more: its transactions may end
     const wanted = hosts.get(String(database)) ?? []
     // Of a name, or of the directory of a socket, nobody can tell here whether that address is meant.
     return link && wanted.length > 0 && wanted.every((host) => isIP(host)) && !wanted.includes(String(addr))

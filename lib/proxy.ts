@@ -29,23 +29,32 @@ import { now, since, sleep } from './wait.ts'
 
 const LEASE_MS = 15_000
 
-/**
- * Writes the file if it is not so already, and makes PgBouncer do what it says; `sure`: it was seen to do what the file says.
- * False: there was nothing to do.
- */
+/** What is still to be done, whether or not the file has to be written. */
+interface Owed {
+  /** PgBouncer was not seen to do what the file says. */
+  reload: boolean
+  /** The primaries that it pointed at before: clients may hang there. */
+  left: Set<string>
+}
+
+/** Writes the file if it is not so already, and makes PgBouncer do what it says. False: there was nothing to do. */
 async function point(
   config: Config,
   console: pgbouncer.Console,
   address: string,
   text: string,
-  sure: boolean,
+  owed: Owed,
 ): Promise<boolean> {
   const start = now()
   const file = config.pgbouncerConfigFile
   const old = readAtOnce(file)
-  if (text === old && sure) return false
+  if (text === old && !owed.reload) return false
   const load = () =>
     pgbouncer.session(console, async (query) => {
+      for (const { name, host } of await pgbouncer.databases(query)) {
+        if (config.pgbouncerDatabases.includes(name))
+          for (const each of host?.split(',') ?? []) owed.left.add(each)
+      }
       // RELOAD says OK to anything; what counts is where the databases point then.
       const found = new Map((await pgbouncer.reload(query)).map(({ name, host }) => [name, host]))
       for (const name of config.pgbouncerDatabases) {
@@ -57,10 +66,15 @@ async function point(
   if (text !== old) await writeAtomically(file, text, 0o640, false)
   await load()
   if (text !== old) await sync(file) // afterwards: clients may be waiting
-  const dropped = await pgbouncer.session(console, pgbouncer.dropStragglers).catch((error) => {
-    log.warn('pgbouncer.drop', { error })
-    return 0
-  })
+  owed.left.delete(address)
+  const drop = (query: pgbouncer.Query) => pgbouncer.dropStragglers(query, owed.left)
+  const dropped = await (owed.left.size > 0 ? pgbouncer.session(console, drop) : Promise.resolve(0)).catch(
+    (error) => {
+      log.warn('pgbouncer.drop', { error })
+      return 0
+    },
+  )
+  owed.left.clear()
   if (dropped > 0) {
     const why = 'they hung on an address that is no longer the primary'
     log.warn('pgbouncer.dropped', { connections: dropped, why })
@@ -112,7 +126,7 @@ async function route(
     return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
   })
   const admit = ratchet()
-  let sure = false
+  const owed: Owed = { reload: true, left: new Set() }
   let said = false
   let refused = false
   while (!signal.aborted) {
@@ -133,8 +147,8 @@ async function route(
       if (address && follow) {
         const model = modelOf(config, address, cluster, parseLaggards(seen?.[keys.laggards] ?? null))
         const text = render(load(), model)
-        if (await point(config, console, address, text, sure)) did.note(address, start)
-        sure = true
+        if (await point(config, console, address, text, owed)) did.note(address, start)
+        owed.reload = false
         log.cleared('proxy.point')
       } else if (seen && !address) {
         log.trouble('proxy.no-primary', {
@@ -144,7 +158,7 @@ async function route(
       }
       if (address) log.cleared('proxy.no-primary')
     } catch (error) {
-      sure = false // the file may be written, and PgBouncer not know of it
+      owed.reload = true // the file may be written, and PgBouncer not know of it
       did.note(undefined, start)
       log.trouble('proxy.point', { error, kept: 'the file as it was' })
       pause = config.pgbouncerRetryInterval

@@ -30,9 +30,12 @@ function table(columns: string[], rows: string[][]): Buffer {
   return Buffer.concat([packet('T', short(columns.length), ...names), ...lines, packet('C', 'SHOW')])
 }
 
-/** Listens at `socket`; `reloads` counts. To who asks whether it is a primary it says so. */
+/**
+ * Listens at `socket`; `reloads` counts. `servers`: database, address and client of each connection in use. To who asks whether
+ * it is a primary it says so.
+ */
 export async function fakeConsole(socket: string, ini: string) {
-  const state = { reloads: 0, connections: 0 }
+  const state = { reloads: 0, connections: 0, servers: [] as string[][], killed: [] as string[] }
   let databases = new Map<string, string | null>()
   const answer = (query: string): Buffer => {
     if (query === 'RELOAD') {
@@ -44,6 +47,13 @@ export async function fakeConsole(socket: string, ini: string) {
       const rows = [...databases].map(([name, host]) => [name, host ?? '', '5432', '0', '0', 'transaction'])
       return table(['name', 'host', 'port', 'paused', 'disabled', 'pool_mode'], rows)
     }
+    if (query === 'SHOW SERVERS') return table(['database', 'addr', 'link'], state.servers)
+    if (query === 'SHOW CLIENTS')
+      return table(
+        ['ptr', 'id'],
+        state.servers.map(([, , client = '']) => [client, client]),
+      )
+    if (query.startsWith('KILL_CLIENT')) state.killed.push(query.slice('KILL_CLIENT '.length))
     return query.includes('pg_is_in_recovery') ? table(['primary'], [['t']]) : table(['ptr'], [])
   }
   const serve = (client: Socket) => {

@@ -2,12 +2,13 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { dropStragglers, type Query } from '../lib/pgbouncer.ts'
 
-test('only clients that hang on an address that their database has left are cut off', async () => {
+test('only clients that hang on the former primary, where their database has left it, are cut off', async () => {
   const asked: string[] = []
   const answers: Record<string, Record<string, string | number>[]> = {
     'SHOW DATABASES': [
       { name: 'app', host: '10.0.0.2' },
       { name: 'app_ro', host: '10.0.0.1,10.0.0.3' },
+      { name: 'reports', host: '10.0.0.2' },
       { name: 'elsewhere', host: 'db.example.com' },
       { name: 'here', host: '/var/run/postgresql' },
     ],
@@ -17,20 +18,21 @@ test('only clients that hang on an address that their database has left are cut 
       { database: 'app', addr: '10.0.0.2', link: 'c2' },
       { database: 'app_ro', addr: '10.0.0.3', link: 'c3' },
       { database: 'app_ro', addr: '10.0.0.2', link: 'c4' },
-      { database: 'elsewhere', addr: '192.0.2.7', link: 'c5' },
+      { database: 'reports', addr: '10.0.0.1', link: 'c8' },
+      { database: 'elsewhere', addr: '10.0.0.1', link: 'c5' },
       { database: 'here', addr: 'unix', link: 'c6' },
       { database: 'gone', addr: '10.0.0.1', link: 'c7' },
     ],
-    'SHOW CLIENTS': [1, 2, 3, 4, 5, 6, 7].map((id) => ({ ptr: `c${id}`, id })),
+    'SHOW CLIENTS': [1, 2, 3, 4, 5, 6, 7, 8].map((id) => ({ ptr: `c${id}`, id })),
   }
   const query: Query = async (text) => {
     asked.push(text)
     return answers[text] ?? []
   }
-  assert.is(await dropStragglers(query), 2)
+  assert.is(await dropStragglers(query, new Set(['10.0.0.1'])), 2)
   assert.equal(
     asked.filter((text) => text.startsWith('KILL')),
-    ['KILL_CLIENT 1', 'KILL_CLIENT 4'],
+    ['KILL_CLIENT 1', 'KILL_CLIENT 8'],
   )
 })
 
@@ -41,7 +43,7 @@ test('a PgBouncer that cannot cut clients off has cut off none', async () => {
     if (text === 'SHOW CLIENTS') return [{ ptr: 'c1' }] // before 1.24 a client has no id
     throw new Error(`unexpected: ${text}`)
   }
-  assert.is(await dropStragglers(old), 0)
+  assert.is(await dropStragglers(old, new Set(['10.0.0.1'])), 0)
 })
 
 test.run()

@@ -118,6 +118,51 @@ test('it follows the key on one admin connection; the file is replaced as a whol
   })
 })
 
+test('a standby that leaves the readers keeps its clients; those who hang on the former primary are cut off, whatever their database', async () => {
+  await withProxy(async ({ store, socket, ini, template, start, stop, log }) => {
+    const more = 'app_ro = host=<%= it.readers %>\napp_w = dbname=app host=<%= it.primary %>\n'
+    writeFileSync(template, shipped.replace('[pgbouncer]', `${more}[pgbouncer]`))
+    const streams = { online: true, role: 'Unpromoted', dataStatus: 'STREAMING|SYNC' }
+    const nodes = [2, 3].map((n) => ({ ...streams, name: `pg0${n}`, address: `10.77.0.${n}` }))
+    store.put('/postgres/cluster', JSON.stringify({ epoch: 1, nodes }))
+    store.put('/postgres/master', '10.77.0.1')
+    const console = await fakeConsole(socket, ini)
+    start()
+    await soon('the first file', () => console.state.reloads === 1)
+    console.state.servers = [
+      ['app', '10.77.0.1', '1'],
+      ['app_ro', '10.77.0.2', '2'],
+      ['app_ro', '10.77.0.3', '3'],
+      ['app_w', '10.77.0.1', '4'],
+    ]
+    store.put('/postgres/laggards', '["pg02"]')
+    await soon('the readers have changed', () => console.state.reloads === 2)
+    assert.match(readFileSync(ini, 'utf8'), /^app_ro = host=10.77.0.3$/m)
+    store.put('/postgres/master', '10.77.0.4')
+    await soon('it has said so', () => log('pgbouncer.dropped').length > 0)
+    assert.is(await stop(), 0)
+    assert.equal(console.state.killed, ['1', '4'])
+    console.close()
+  })
+})
+
+test('clients hang on a primary that was lost while pgcm-proxy was down: they are cut off', async () => {
+  await withProxy(async ({ store, socket, ini, start, stop, log }) => {
+    store.put('/postgres/master', '10.77.0.1')
+    const console = await fakeConsole(socket, ini)
+    start()
+    await soon('the first file', () => log('pgbouncer.pointed').length === 1)
+    assert.is(await stop(), 0)
+    console.state.servers = [['app', '10.77.0.1', '1']]
+    store.put('/postgres/master', '10.77.0.2')
+    start()
+    await soon('it is cut off', () => log('pgbouncer.dropped').length > 0)
+    assert.is(await stop(), 0)
+    assert.equal(console.state.killed, ['1'])
+    console.close()
+  })
+})
+
 test('a PgBouncer that is down is tried once a second, said once, and SIGTERM ends it meanwhile', async () => {
   await withProxy(async ({ store, socket, start, stop, log }) => {
     store.put('/postgres/master', '10.77.0.1')

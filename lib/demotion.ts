@@ -35,6 +35,8 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
   const go = `${file}.go`
   const waiting = join(process.env.HA_RSCTMP ?? '/run/resource-agents', `pgcm-${resource}`, 'holding')
   let timer: NodeJS.Timeout | undefined
+  /** It is being called off, or was: where that failed, nobody knows what Pacemaker was told, and it must not go on by us. */
+  let over = false
   let last: Promise<unknown> = Promise.resolve()
 
   /**
@@ -54,8 +56,9 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
   }
 
   /** Nobody is left to say whether the clients are held. Where the move cannot be taken back, the agent's deadline ends this. */
-  const giveUp = (reason: string): Promise<void> =>
-    inTurn(async () => {
+  function giveUp(reason: string): Promise<void> {
+    over = true
+    return inTurn(async () => {
       if (!(await exists(file))) return
       log.warn('move.called-off', { reason })
       try {
@@ -65,11 +68,13 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
         log.error('move.called-off', { error })
       }
     })
+  }
 
   return {
     /** From now on, for so long at most, a demotion waits here. */
     async hold(expiryMs: number): Promise<void> {
       clearTimeout(timer)
+      over = false
       await rm(go, { force: true }) // of an earlier one that no agent has seen
       const uptime = Number((await readFile('/proc/uptime', 'utf8')).split(' ')[0])
       const deadline = Math.ceil(uptime * 100 + (expiryMs + MARGIN_MS) / 10)
@@ -85,8 +90,9 @@ export function demotion({ resource }: Names, directory: string, callOff: () => 
       if (signal.aborted) throw new Failed('nobody waits for it any more')
     },
 
-    /** It goes on, as the clients are held. False: it had not been held any more. */
+    /** It goes on, as the clients are held. False: it had not been held any more, or is called off. */
     proceed(): boolean {
+      if (over) return false
       clearTimeout(timer)
       try {
         renameSync(file, go)

@@ -20,8 +20,9 @@ async function scene(body: (world: World) => Promise<void>): Promise<void> {
   const calledOff: boolean[] = []
   const world: World = {
     /** As a run of the daemon makes it. */
-    move: (fails) =>
+    move: (fails, meanwhile) =>
       demotion({ resource: 'Postgresql', clone: 'msPostgresql' }, dir, async () => {
+        meanwhile?.()
         if (fails) throw fails
         calledOff.push(existsSync(file))
       }),
@@ -39,7 +40,7 @@ async function scene(body: (world: World) => Promise<void>): Promise<void> {
   }
 }
 interface World {
-  move(fails?: Error): ReturnType<typeof demotion>
+  move(fails?: Error, meanwhile?: () => void): ReturnType<typeof demotion>
   held(): boolean
   goesOn(): boolean
   deadline(): number
@@ -112,6 +113,20 @@ test('it cannot be called off: it stays held, and the deadline of the agent ends
     await it.giveUp('a test of it, whose error stands above')
     assert.ok(held())
     await it.letGo()
+  }))
+
+test('it does not go on while it is being called off, nor where that failed; the next one does', () =>
+  scene(async ({ move, held, goesOn }) => {
+    for (const fails of [undefined, new Failed('no Pacemaker')]) {
+      const meanwhile: boolean[] = []
+      const it = move(fails, () => meanwhile.push(it.proceed()))
+      await it.hold(60_000)
+      await it.giveUp('a test of it, whose error may stand above')
+      assert.equal([meanwhile, it.proceed(), goesOn()], [[false], false, false])
+      assert.is(held(), fails !== undefined)
+      await it.hold(60_000)
+      assert.is(it.proceed(), true)
+    }
   }))
 
 test('the next run of the daemon calls off what it finds, and nothing where there is nothing', () =>

@@ -40,30 +40,32 @@ async function renew(etcd: Etcd, id: string): Promise<boolean> {
 
 /**
  * Renews a lease until `signal` aborts or it is lost; then calls `lost` with the reason. It counts as lost `marginMs` before etcd
- * would let it go, by the monotonic clock from before the last renewal that was answered.
+ * would let it go, by the monotonic clock from before the last renewal that was answered. `renewed` is done after each.
  */
 export async function keep(
   etcd: Etcd,
   id: string,
   { ttlMs, marginMs, signal }: { ttlMs: number; marginMs: number; signal: AbortSignal },
   lost: (reason: string) => void,
+  renewed: () => Promise<unknown> = async () => {},
 ): Promise<void> {
-  let renewed = now()
+  let last = now()
   while (!signal.aborted) {
     await sleep(ttlMs / 5, signal)
     if (signal.aborted) return
     const asked = now()
     try {
       if (!(await renew(etcd, id))) return lost('etcd knows the lease no more')
-      renewed = asked
+      last = asked
+      await renewed()
     } catch (error) {
       log.debug('etcd.renew', { error })
-      if (now() - renewed > ttlMs - marginMs - ttlMs / 5) return lost(messageOf(error))
+      if (now() - last > ttlMs - marginMs - ttlMs / 5) return lost(messageOf(error))
     }
   }
 }
 
-/** Keeps `key` in etcd as long as this process lives (and `ttlMs` longer), until `signal` aborts. */
+/** Keeps `key` in etcd as long as this process lives (and `ttlMs` longer), until `signal` aborts; also where somebody deletes it. */
 export async function register(
   etcd: Etcd,
   key: string,
@@ -75,10 +77,16 @@ export async function register(
     try {
       lease = await grant(etcd, ttlMs)
       const put = { key: etcd.full(key), value: Buffer.from(value), lease }
-      await etcd.txn({ success: [{ request_put: put }] })
+      const success = [{ request_put: put }]
+      await etcd.txn({ success })
       log.cleared('etcd.register')
-      await keep(etcd, lease, { ttlMs, marginMs: 0, signal }, (error) =>
-        log.debug('etcd.register', { error }),
+      const gone = { key: put.key, target: 'Create' as const, result: 'Equal' as const, create_revision: 0 }
+      await keep(
+        etcd,
+        lease,
+        { ttlMs, marginMs: 0, signal },
+        (error) => log.debug('etcd.register', { error }),
+        () => etcd.txn({ compare: [gone], success }),
       )
     } catch (error) {
       log.trouble('etcd.register', { key, error })

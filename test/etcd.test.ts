@@ -362,4 +362,21 @@ test('a registration lasts as long as its signal, and is made again where its le
   })
 })
 
+test('a registration that somebody deletes comes back, on the lease it had', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const stop = new AbortController()
+    const terms = { ttlMs: 1000, retryMs: 50, signal: stop.signal }
+    const registered = register(etcd, '/proxies/x', 'v', terms)
+    const entry = () => store.keys.get('/postgres/proxies/x')
+    await soon('it is there', entry)
+    const lease = entry()?.lease
+    store.delete('/postgres/proxies/x')
+    await soon('it is there again', entry)
+    assert.equal([entry()?.value.toString(), entry()?.lease], ['v', lease])
+    stop.abort()
+    await registered
+    assert.equal([store.keys.size, store.leases.size], [0, 0])
+  })
+})
+
 test.run()

@@ -84,10 +84,10 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
   }
 
   async function disarm(): Promise<void> {
-    clearTimeout(timer)
     await unlink(file).catch((error) => {
       if (error.code !== 'ENOENT') throw error
     })
+    clearTimeout(timer) // not sooner: where the file stays, the expiry tries again
     current = null
     for (const done of whenIdle) done()
     whenIdle = []
@@ -157,7 +157,10 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
         } catch (error) {
           // What was begun is undone here and now; where that fails, the expiry goes on trying.
           pause.deadline = clock.uptime()
-          await valve.resume().then(disarm, () => schedule(0))
+          await valve
+            .resume()
+            .then(disarm)
+            .catch(() => schedule(0))
           throw error
         } finally {
           signal.removeEventListener('abort', giveUp)

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
@@ -177,6 +177,45 @@ test('where even the undo fails it is tried until it works', async () => {
       },
       { resume, pause: () => Promise.reject(new Failed('blocked')) },
     )
+  } finally {
+    process.stderr.write = silent
+  }
+})
+
+test('a file that cannot be removed after a resume does not keep the pause for ever, nor hides why it failed', async () => {
+  const silent = process.stderr.write
+  process.stderr.write = () => true
+  try {
+    let fails = false
+    const own = { pause: () => (fails ? Promise.reject(new Failed('blocked')) : Promise.resolve()) }
+    await world(async ({ file, valve, clock }) => {
+      const keep = keeper(valve, file, clock)
+      /** A directory in its place, which no unlink removes. */
+      const stuck = () => {
+        rmSync(file, { force: true })
+        mkdirSync(file)
+      }
+      const freed = async () => {
+        clock.now += 50
+        rmdirSync(file)
+        await until('it is over', { timeoutMs: 20_000, everyMs: 5 }, () => keep.current() === null)
+        await keep.idle()
+      }
+      await keep.pause({ ...ask, expiryMs: 50 })
+      stuck()
+      assert.match(await failure(keep.resume('a')), /EISDIR|EPERM/)
+      await freed()
+
+      fails = true
+      const reading = valve.resume
+      valve.resume = async () => {
+        stuck()
+        valve.resume = reading
+        return 0
+      }
+      assert.is(await failure(keep.pause(ask)), 'blocked')
+      await freed()
+    }, own)
   } finally {
     process.stderr.write = silent
   }

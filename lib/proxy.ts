@@ -33,6 +33,8 @@ const LEASE_MS = 15_000
 interface Owed {
   /** PgBouncer was not seen to do what the file says. */
   reload: boolean
+  /** The file was written, and a power cut would leave it empty. */
+  sync: boolean
   /** The primaries that it pointed at before: clients may hang there. */
   left: Set<string>
 }
@@ -63,9 +65,13 @@ async function point(
       }
       log.info('pgbouncer.pointed', { address, changed: text !== old, elapsed: since(start) })
     })
-  if (text !== old) await writeAtomically(file, text, 0o640, false)
+  if (text !== old) {
+    await writeAtomically(file, text, 0o640, false)
+    owed.sync = true
+  }
   await load()
-  if (text !== old) await sync(file) // afterwards: clients may be waiting
+  if (owed.sync) await sync(file) // afterwards: clients may be waiting
+  owed.sync = false
   owed.left.delete(address)
   const drop = (query: pgbouncer.Query) => pgbouncer.dropStragglers(query, owed.left)
   const dropped = await (owed.left.size > 0 ? pgbouncer.session(console, drop) : Promise.resolve(0)).catch(
@@ -126,7 +132,7 @@ async function route(
     return [...always, ...publishedSamples(published), ['pgcm_drift', Number(drift)]]
   })
   const admit = ratchet()
-  const owed: Owed = { reload: true, left: new Set() }
+  const owed: Owed = { reload: true, sync: false, left: new Set() }
   let said = false
   let refused = false
   while (!signal.aborted) {
@@ -160,7 +166,7 @@ async function route(
     } catch (error) {
       owed.reload = true // the file may be written, and PgBouncer not know of it
       did.note(undefined, start)
-      log.trouble('proxy.point', { error, kept: 'the file as it was' })
+      log.trouble('proxy.point', { error, ...(!owed.sync && { kept: 'the file as it was' }) })
       pause = config.pgbouncerRetryInterval
     }
     if (!said && seen) {

@@ -31,7 +31,7 @@ interface World {
   ini: string
   template: string
   start(): void
-  log(event: string): { level: string; error?: string }[]
+  log(event: string): { level: string; error?: string; kept?: string }[]
   /** SIGTERM; gives the exit code. */
   stop(): Promise<number | null>
 }
@@ -180,6 +180,7 @@ test('a PgBouncer that is down is tried once a second, said once, and SIGTERM en
     const said = log('proxy.point').filter(({ level }) => level === 'error')
     assert.is(said.length, 1)
     assert.match(said[0]?.error ?? '', /PgBouncer: cannot connect to /)
+    assert.is(said[0]?.kept, undefined, 'the file is the new one')
     const asked = now()
     assert.is(await stop(), 0)
     assert.ok(since(asked) < 10_000, `${since(asked)} ms`)
@@ -199,6 +200,7 @@ test('a template that is broken is one error; the old file stays, and the mended
     await soon('it has tried twice', () => log('proxy.point').length >= 2)
     assert.is(log('proxy.point').filter(({ level }) => level === 'error').length, 1)
     assert.match(log('proxy.point')[0]?.error ?? '', new RegExp(`^${template}: `))
+    assert.is(log('proxy.point')[0]?.kept, 'the file as it was')
     assert.is(readFileSync(ini, 'utf8'), old)
     writeFileSync(template, shipped)
     await soon('it follows again', () => readFileSync(ini, 'utf8').includes('host=10.77.0.2'))

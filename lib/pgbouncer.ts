@@ -386,11 +386,11 @@ export async function pause(
         { timeoutMs: left(), everyMs: 2, ...(signal && { signal }) },
         calm,
       )
+      const gone = () => new PgBouncerFailed('PAUSE was stopped')
+      if (signal?.aborted) throw gone() // during the last look
       begun = true
       const stopped = new Promise<never>((_, reject) => {
-        signal?.addEventListener('abort', () => reject(new PgBouncerFailed('PAUSE was stopped')), {
-          once: true,
-        })
+        signal?.addEventListener('abort', () => reject(gone()), { once: true })
       })
       await Promise.race([query('PAUSE', left()), stopped]).catch((error) => {
         if (!/already suspended\/paused/.test(error.message)) throw error

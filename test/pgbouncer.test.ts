@@ -1,6 +1,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { dropStragglers, type Query } from '../lib/pgbouncer.ts'
+import { dropStragglers, pause, type Query } from '../lib/pgbouncer.ts'
+import { pooler } from './pooler.ts'
 
 test('only clients that hang on the former primary, where their database has left it, are cut off', async () => {
   const asked: string[] = []
@@ -44,6 +45,29 @@ test('a PgBouncer that cannot cut clients off has cut off none', async () => {
     throw new Error(`unexpected: ${text}`)
   }
   assert.is(await dropStragglers(old, new Set(['10.0.0.1'])), 0)
+})
+
+test('a caller that goes away during the last look at the pools pauses nobody', async () => {
+  const { state, port, close } = await pooler('/nonexistent')
+  const stop = new AbortController()
+  const { said } = state
+  said.push = (query) => {
+    if (query === 'SHOW POOLS') stop.abort()
+    said[said.length] = query
+    return said.length
+  }
+  const console = {
+    host: '127.0.0.1',
+    port,
+    user: 'a',
+    password: '',
+    database: 'pgbouncer',
+    timeoutMs: 20_000,
+  }
+  const error = await pause(console, { timeoutMs: 20_000, signal: stop.signal }).catch((error) => error)
+  close()
+  assert.is(error?.message, 'PAUSE was stopped')
+  assert.equal(said, ['SHOW POOLS'])
 })
 
 test.run()

@@ -38,6 +38,13 @@ export const stops: Row[] = [
   },
   {
     does: 'stop',
+    when: 'PostgreSQL takes its time to end',
+    given: { ...primary, broken: { slow: '' } },
+    code: OK,
+    changes: ['INT', ...isStopped],
+  },
+  {
+    does: 'stop',
     when: 'its postmaster is frozen',
     given: { ...primary, state: 'hung', twist: (world) => process.kill(world.postmaster, 'SIGSTOP') },
     code: OK,
@@ -146,6 +153,13 @@ export const demotes: Row[] = [
       state: 'hung',
       twist: (world) => rmSync(world.path('data/standby.signal'), { force: true }),
     },
+    code: OK,
+    changes: ['INT'],
+  },
+  {
+    does: 'demote',
+    when: 'PostgreSQL takes its time to end',
+    given: { ...primary, broken: { slow: '' } },
     code: OK,
     changes: ['INT'],
   },

@@ -4,6 +4,7 @@
  * real process that the agent finds, signals and sees gone.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   cpSync,
   existsSync,
@@ -73,7 +74,8 @@ export interface Outcome {
   /** The last exit reason: the one that Pacemaker shows. */
   reason: string
   stderr: string
-  elapsedMs: number
+  /** Processes of PostgreSQL as it exits, while what it has left in the background may still work. */
+  alive: number[]
 }
 
 const files = (dir: string) => (existsSync(dir) ? readdirSync(dir) : [])
@@ -187,27 +189,33 @@ export class World {
   async run(call: string, shell = 'dash', everyTool = false): Promise<Outcome> {
     const [verb = '', event = '', candidate = '', demoted = ''] = call.split(' ')
     const [type = '', operation = ''] = event.split('-')
-    const { stderr, code, elapsedMs } = await sh(
-      [`/bin/${shell}`, AGENT, verb === 'probe' ? 'monitor' : verb],
-      {
-        timeoutMs: 40_000,
-        okCodes: Array.from({ length: 256 }, (_, code) => code),
-        env: {
-          PATH: `${join(STUBS, 'system')}:${join(STUBS, 'cluster')}:${everyTool ? this.tools() : process.env.PATH}`,
-          WORLD: this.dir,
-          HA_RSCTMP: this.path('run'),
-          PGCM_ALERT_POKE: this.path('poke'),
-          OCF_RESOURCE_INSTANCE: 'Postgresql:0',
-          OCF_RESKEY_CRM_meta_on_node: this.given.broken?.corosync === undefined ? this.node : '',
-          OCF_RESKEY_CRM_meta_interval: verb === 'monitor' ? '1000' : '0',
-          OCF_RESKEY_CRM_meta_notify_type: type,
-          OCF_RESKEY_CRM_meta_notify_operation: operation,
-          OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
-          OCF_RESKEY_CRM_meta_notify_demote_uname: demoted && `${demoted} `,
-          ...this.parameters(),
-        },
+    const child = spawn(`/bin/${shell}`, [AGENT, verb === 'probe' ? 'monitor' : verb], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: 40_000,
+      env: {
+        PATH: `${join(STUBS, 'system')}:${join(STUBS, 'cluster')}:${everyTool ? this.tools() : process.env.PATH}`,
+        WORLD: this.dir,
+        HA_RSCTMP: this.path('run'),
+        PGCM_ALERT_POKE: this.path('poke'),
+        OCF_RESOURCE_INSTANCE: 'Postgresql:0',
+        OCF_RESKEY_CRM_meta_on_node: this.given.broken?.corosync === undefined ? this.node : '',
+        OCF_RESKEY_CRM_meta_interval: verb === 'monitor' ? '1000' : '0',
+        OCF_RESKEY_CRM_meta_notify_type: type,
+        OCF_RESKEY_CRM_meta_notify_operation: operation,
+        OCF_RESKEY_CRM_meta_notify_promote_uname: candidate && `${candidate} `,
+        OCF_RESKEY_CRM_meta_notify_demote_uname: demoted && `${demoted} `,
+        ...this.parameters(),
       },
-    )
+    })
+    let [stderr, alive]: [string, number[]] = ['', []]
+    child.stdout.resume()
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      stderr += text
+    })
+    child.once('exit', () => {
+      alive = this.alive
+    })
+    const [code] = await once(child, 'close')
     // What it has left to be done behind its back is done under its lock.
     if (this.has(`${RUN}/lock`)) await sh(['flock', this.path(RUN, 'lock'), 'true'], { timeoutMs: 10_000 })
     const reason =
@@ -215,7 +223,7 @@ export class World {
         .match(/^ocf-exit-reason:.*$/gm)
         ?.at(-1)
         ?.slice('ocf-exit-reason:'.length) ?? ''
-    return { code, reason, stderr, elapsedMs }
+    return { code, reason, stderr, alive }
   }
 
   private parameters(): Record<string, string> {

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -68,13 +69,12 @@ test('its meta-data is as the standard has it', async () => {
   assert.is(new Set(monitors.map(({ interval }) => interval)).size, 2, 'roles need different intervals')
 })
 
-/** Schemas of others: Pacemaker's own comes with release 3.0. */
-const SCHEMAS = {
-  'resource-agents': '/usr/share/resource-agents/metadata.rng',
-  Pacemaker: '/usr/share/pacemaker/api/ocf-ra-1.1.rng',
-}
+/** Schemas of others: Pacemaker's own comes with release 3.0, and an older one has nothing to try. */
+const SCHEMAS: Record<string, string> = { 'resource-agents': '/usr/share/resource-agents/metadata.rng' }
+const pacemaker = spawnSync('crm_simulate', ['--version'], { encoding: 'utf8' }).stdout?.split('\n')[0] ?? ''
+if (/^Pacemaker [12]\./.test(pacemaker)) console.log(`# ${pacemaker} has no schema for agents`)
+else SCHEMAS.Pacemaker = '/usr/share/pacemaker/api/ocf-ra-1.1.rng'
 for (const [whose, schema] of Object.entries(SCHEMAS)) {
-  if (whose === 'Pacemaker' && !existsSync(schema)) continue
   test(`its meta-data passes the schema of ${whose}`, async () => {
     assert.ok(existsSync(schema), `no ${schema}: apt install pacemaker-cli-utils`)
     await sh(['xmllint', '--noout', '--nonet', '--relaxng', schema, '-'], { input: await metaData() })

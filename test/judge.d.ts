@@ -1,6 +1,7 @@
 export interface Result {
   passed: number
   failed: number
+  skipped: number
   why: string
 }
 export function tally(good: boolean, why?: string): Result
@@ -10,6 +11,7 @@ export function judge(run: {
   code: number | string
   hung: boolean
   deadlineS: number
+  ci?: boolean
 }): Result
 export function shellFiles(root: string): string[]
 export function leftBehind(name: string): string[]

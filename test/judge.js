@@ -4,13 +4,14 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 
-export const tally = (good, why = '') => ({ passed: good ? 1 : 0, failed: good ? 0 : 1, why })
+export const tally = (good, why = '') => ({ passed: good ? 1 : 0, failed: good ? 0 : 1, skipped: 0, why })
 
 /**
  * Judges one test file by what uvu printed, not by its exit code.
- * Returns { passed, failed, why }; why names what is wrong beyond a test that failed.
+ * A test that says `# SKIPPED: why`, or `# SKIPPED: 9 tests of ...`, has not passed; where nobody reads (`ci`) it failed.
+ * Returns { passed, failed, skipped, why }; why names what is wrong beyond a test that failed.
  */
-export function judge({ source, output, code, hung, deadlineS }) {
+export function judge({ source, output, code, hung, deadlineS, ci = false }) {
   const plain = stripVTControlCharacters(output)
   const count = (word) =>
     plain.match(new RegExp(`^ +${word}: +(\\d+)$`, 'gm'))?.map((line) => Number(line.match(/\d+/)))
@@ -18,7 +19,7 @@ export function judge({ source, output, code, hung, deadlineS }) {
   const total = totals.at(-1) ?? 0
   const passed = count('Passed')?.at(-1) ?? 0
   const skipped = count('Skipped')?.at(-1) ?? 0
-  const whole = (why) => ({ passed, failed: Math.max(1, total - passed), why })
+  const whole = (why) => ({ passed, failed: Math.max(1, total - passed), skipped: 0, why })
 
   if (hung) return whole(`killed after ${deadlineS} s: a test or an open handle hangs`)
   if (totals.length === 0) return whole('no counts were printed: test.run() is missing, or the process died')
@@ -29,7 +30,14 @@ export function judge({ source, output, code, hung, deadlineS }) {
     return whole('hooks are not used here: set up inside the tests')
   if (passed < total) return whole('')
   if (code !== 0) return whole(`every test passed, yet the process ended with ${code}`)
-  return { passed, failed: 0, why: '' }
+  const notRun = [...plain.matchAll(/^(?:• )*# SKIPPED(?:: (\d+) tests)?/gm)].map(([, tests]) =>
+    Number(tests ?? 1),
+  )
+  const missed = notRun.reduce((sum, tests) => sum + tests, 0)
+  const rest = passed - notRun.length
+  if (ci && missed > 0)
+    return { passed: rest, failed: missed, skipped: 0, why: 'in CI nothing may be skipped' }
+  return { passed: rest, failed: 0, skipped: missed, why: '' }
 }
 
 /** Every shell file of the repository: by name, by first line, and the alert and fence agents by both. */

@@ -7,7 +7,7 @@ const printed = (total: number, passed: number, skipped = 0) =>
 const sane = { source: "test('x', () => {})\ntest.run()", code: 0, hung: false, deadlineS: 60 }
 
 test('a good file passes with its counts', () => {
-  assert.equal(judge({ ...sane, output: printed(3, 3) }), { passed: 3, failed: 0, why: '' })
+  assert.equal(judge({ ...sane, output: printed(3, 3) }), { passed: 3, failed: 0, skipped: 0, why: '' })
 })
 
 test('colours do not hide the counts', () => {
@@ -16,7 +16,12 @@ test('colours do not hide the counts', () => {
 })
 
 test('failed tests are counted one by one', () => {
-  assert.equal(judge({ ...sane, output: printed(5, 3), code: 1 }), { passed: 3, failed: 2, why: '' })
+  assert.equal(judge({ ...sane, output: printed(5, 3), code: 1 }), {
+    passed: 3,
+    failed: 2,
+    skipped: 0,
+    why: '',
+  })
 })
 
 test('a file that ends well without having run anything fails', () => {
@@ -34,6 +39,13 @@ test('.only, .skip and hooks fail the file', () => {
     const source = `${'test'}.${call}(() => {})`
     assert.is(judge({ ...sane, source, output: printed(1, 1) }).failed, 1, call)
   }
+})
+
+test('a test that says that it was skipped has not passed, and fails in CI', () => {
+  const output = `# SKIPPED: 9 tests of PostgreSQL: it is not here\n• • # SKIPPED: ocf-tester: it needs root\n${printed(3, 3)}`
+  assert.equal(judge({ ...sane, output }), { passed: 1, failed: 0, skipped: 10, why: '' })
+  const { passed, failed, why } = judge({ ...sane, output, ci: true })
+  assert.equal([passed, failed, why], [1, 10, 'in CI nothing may be skipped'])
 })
 
 test('a hang and a death after the counts fail the file', () => {

@@ -22,7 +22,7 @@ test("the agent's parameters come from the CIB, its files from tmpdir", () => {
   assert.is(agent.pgdata, '/var/lib/postgresql/17/main')
   assert.is(agent.repuser, 'replicator')
   assert.is(agent.pendingFile, '/var/lib/pgcm/agent/rejoin.pending')
-  assert.throws(() => parseAgent('<primitive id="x"/>'), 'no parameter pgdata')
+  assert.throws(() => parseAgent('<primitive id="x"/>'), /no parameter pgdata/)
 })
 
 const control = {

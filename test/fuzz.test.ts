@@ -196,6 +196,7 @@ fuzz('etcd: a template that misuses what it gets is refused rather than obeyed',
 const scripts = ['supervise', 'proxy', 'failover', 'rejoin', 'status', 'lock'] as const
 const all = [...new Map(scripts.flatMap(optionsOf).map((option) => [option.name, option])).values()]
 const dir = mkdtempSync(join(tmpdir(), 'pgcm-fuzz-'))
+process.on('exit', () => rmSync(dir, { recursive: true }))
 
 function toml(random: Random): string {
   const lines = Array.from({ length: random.below(4) }, () => {
@@ -249,7 +250,5 @@ fuzz('settings: each is of its kind and within its bounds, or the run is refused
     }
   }
 })
-
-test('the files of the settings are gone', () => rmSync(dir, { recursive: true }))
 
 test.run()

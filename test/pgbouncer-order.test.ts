@@ -18,7 +18,7 @@ let made: Promise<PgBouncerRig> | undefined
 const scenarios: [string, (rig: PgBouncerRig) => Promise<void>][] = []
 const scenario = (name: string, body: (rig: PgBouncerRig) => Promise<void>) => scenarios.push([name, body])
 
-/** One after the other on the same servers, each with a PgBouncer of its own. */
+/** One after the other on the same servers, each with a PgBouncer of its own; the last ends them. */
 function runAll(): void {
   const why = missing()
   for (const [name, body] of scenarios)
@@ -26,12 +26,13 @@ function runAll(): void {
       assert.is(why, undefined)
       made ??= PgBouncerRig.make()
       const rig = await made
-      await rig.restart()
-      await body(rig)
+      try {
+        await rig.restart()
+        await body(rig)
+      } finally {
+        if (name === scenarios.at(-1)?.[0]) await rig.destroy()
+      }
     })
-  test('the servers of this file are gone', async () => {
-    await (await made)?.destroy()
-  })
   test.run()
 }
 

@@ -314,9 +314,10 @@ async function walGoneThere() {
 }
 
 async function end() {
-  await stage.rig.agents(['pg01', 'pg02', 'pg03'], 'stop')
-  for (const node of ['pg01', 'pg02', 'pg03'] as const) assert.equal(stage.rig.processes(node), [])
+  const codes = await stage.rig.agents(['pg01', 'pg02', 'pg03'], 'stop')
   await stage.close()
+  assert.equal(codes, [0, 0, 0])
+  for (const node of ['pg01', 'pg02', 'pg03'] as const) assert.equal(stage.rig.processes(node), [])
 }
 
 test.run()

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
 import { until } from '../../lib/wait.ts'
 import { kill } from '../agent/processes.ts'
+import { NODES } from '../agent/rig.ts'
 import { type Past, type Run, Stage } from './stage.ts'
 
 let stage: Stage
@@ -282,6 +283,8 @@ async function fullDisk() {
 async function end() {
   const { rig } = stage
   if (rig.processes('pg01').length > 0) await rig.crash('pg01')
-  await rig.agents(['pg02', 'pg03'], 'stop')
+  const codes = await rig.agents(['pg02', 'pg03'], 'stop')
   await stage.close()
+  assert.equal(codes, [0, 0])
+  for (const node of NODES) assert.equal(rig.processes(node), [])
 }

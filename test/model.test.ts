@@ -198,7 +198,8 @@ function settleAll(m: Model, nth: number): { worst: number; calls: number; stuck
       seen.calls = Math.max(seen.calls, r.calls)
     }
   }
-  told(breadthFirst(m, initial(m), { states: 1_000_000, visit }))
+  assert.ok(told(breadthFirst(m, initial(m), { states: 1_000_000, visit })).complete)
+  assert.ok(seen.settled > 0)
   console.log(
     `  ${seen.settled} settled, in at most ${seen.worst} steps and ${seen.calls} calls, ${seen.stuck.length} not`,
   )
@@ -213,8 +214,10 @@ test('after the last fault a primary acknowledges within 30 steps and 2 calls, w
 })
 
 test('so it does with the strict lock file, but where two of three are locked out', () => {
-  const { worst, calls, stuck } = settleAll(small, 29)
+  // After one fault nobody is ever locked out.
+  const { worst, calls, stuck } = settleAll({ ...small, records: 1, faults: 2 }, 61)
   const lockedOut = (nodes: Node[]) => nodes.filter((n) => n.role === STOPPED && n.lock > 0).length
+  assert.ok(stuck.length > 0)
   assert.ok(stuck.every((nodes) => lockedOut(nodes) === 2))
   assert.ok(worst <= 30)
   assert.ok(calls <= 8)

@@ -169,7 +169,7 @@ async function neverCalledStopped() {
   const asked = now()
   const seen = await rig.agent('pg03', 'monitor')
   assert.is(seen.code, 1)
-  assert.ok(since(asked) < 9000, `${since(asked)} ms: Pacemaker gives a monitor 10 s`)
+  assert.ok(since(asked) < 10_000, `${since(asked)} ms`) // as long as Pacemaker gives a monitor
   assert.match(seen.reason, /does not answer/)
   assert.equal(await rig.agent('pg03', 'stop'), DONE)
   assert.equal(rig.processes('pg03'), [])

@@ -53,7 +53,7 @@ test('once it runs, the compiler of its code is gone', async () => {
   })
 })
 
-/** How long `n` looks take, in ms, from one of them to the last. */
+/** How long `n` looks take, in ms, from one of them to the last. Intervals are promised; the bounds tell 1 s from 10 s. */
 async function pace(daemon: Supervise, n: number): Promise<number> {
   const before = daemon.looks()
   await soon('the first look', 20_000, () => daemon.looks() > before)
@@ -75,11 +75,11 @@ async function calm(daemon: Supervise): Promise<void> {
 test('at rest it looks every ten seconds, at once when an alert comes, and repairs a key without a look', async () => {
   await supervised(async ({ daemon, store }) => {
     const took = await pace(daemon, 1)
-    assert.ok(took > 9000, `another look after ${took} ms`)
+    assert.ok(took > 5000, `another look after ${took} ms`)
     const start = now()
     daemon.sees(3, 6)
     await soon('the news are published', 20_000, () => epochOf(store) === 6)
-    assert.ok(since(start) < 6000, `${since(start)} ms`)
+    assert.ok(since(start) < 8000, `${since(start)} ms`) // or it may have been the look of each ten seconds
     await calm(daemon)
     for (const spoil of [
       () => store.delete('/postgres/master'),
@@ -102,12 +102,13 @@ test('a storm of alerts causes a look now and then, not one each', async () => {
     const before = daemon.looks()
     const start = now()
     let told = 0
-    while (since(start) < 3000) {
+    while (told < 250) {
       writeFileSync(join(home, 'poke'), `${told++}`)
       await sleep(10)
     }
     const looks = daemon.looks() - before
-    assert.ok(told > 100 && looks > 3 && looks <= 4 + since(start) / 250, `${looks} looks at ${told} alerts`)
+    assert.ok(looks <= 4 + since(start) / 250, `${looks} looks at ${told} alerts`)
+    await soon('it has looked now and then', 20_000, () => daemon.looks() > before + 3)
   })
 })
 
@@ -122,10 +123,8 @@ test('where etcd says what it has not seen, it looks before it speaks, though no
     store.put('/postgres/cluster', JSON.stringify(newer))
     const started = now()
     await soon('it is set right', 20_000, () => !store.keys.get('/postgres/cluster')?.value.includes('4242'))
-    assert.ok(
-      daemon.looks() > looks && since(started) < 8000,
-      `${daemon.looks()} looks, ${since(started)} ms`,
-    )
+    assert.ok(daemon.looks() > looks)
+    assert.ok(since(started) < 8000, `${since(started)} ms`) // or it may have been the look of each ten seconds
   })
 })
 
@@ -136,19 +135,19 @@ test('it looks every second where the CIB has no alerts, or where they kept some
     writeFileSync(cib, whole.replace('/pgcm-alert"', '/another"'))
     await pace(daemon, 1)
     const unwatched = await pace(daemon, 3)
-    assert.ok(unwatched > 2700 && unwatched < 20_000, `three looks in ${unwatched} ms`)
+    assert.ok(unwatched > 2000 && unwatched < 20_000, `three looks in ${unwatched} ms`)
     daemon.sees(2, 6, false)
     await soon('it publishes in the place of the other', 20_000, () => epochOf(store) === 6)
     await pace(daemon, 1)
     const elsewhere = await pace(daemon, 1)
     assert.ok(
-      elsewhere > 9000,
+      elsewhere > 5000,
       `a promotion elsewhere is no news of ours: another look after ${elsewhere} ms`,
     )
     daemon.sees(3, 9, false)
     await pace(daemon, 1)
     const missed = await pace(daemon, 3)
-    assert.ok(missed > 2700 && missed < 20_000, `three looks in ${missed} ms`)
+    assert.ok(missed > 2000 && missed < 20_000, `three looks in ${missed} ms`)
   })
 })
 

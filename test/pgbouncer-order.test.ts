@@ -89,10 +89,8 @@ scenario('ours: they are served by the new host at once', async (rig) => {
   rig.write('new')
   await say(rig, 'RELOAD')
   const { answer } = await newcomer(rig)
-  const began = now()
   await bouncer.resume(rig.console)
-  assert.equal([await soon(answer), await whoAnswers(client)], ['new', 'new'])
-  assert.ok(now() - began < 5000, `${now() - began} ms`)
+  assert.equal([await soon(answer), await soon(whoAnswers(client))], ['new', 'new'])
 })
 
 scenario('naive: a PAUSE that meets a login in flight: clients stall', async (rig) => {
@@ -120,10 +118,8 @@ scenario('ours: the pause waits for that login, and nobody stalls', async (rig) 
   rig.write('new')
   await say(rig, 'RELOAD')
   const { answer: second } = await newcomer(rig)
-  const began = now()
   await bouncer.resume(rig.console)
   assert.is(await soon(second), 'new')
-  assert.ok(now() - began < 5000, `${now() - began} ms`)
 })
 
 scenario(

@@ -12,6 +12,9 @@ import { type Finding, simulate, simulation } from '../lib/simulate.ts'
 import { parseXml } from '../lib/xml.ts'
 import { ban, fixture, instead, needTools, withBackupAddress, withConstraints } from './cibs.ts'
 
+process.env.TMPDIR = mkdtempSync(join(tmpdir(), 'pgcm-losses-')) // others simulate as well
+process.on('exit', () => rmSync(tmpdir(), { recursive: true }))
+
 const names = { resource: 'Postgresql', clone: 'msPostgresql' }
 const healthy = fixture('trixie-healthy') // pg03 is primary, pg01 sync, pg02 potential
 const ask = async (cib: string) => {

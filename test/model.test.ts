@@ -214,7 +214,7 @@ test('after the last fault a primary acknowledges within 30 steps and 2 calls, w
 })
 
 test('so it does with the strict lock file, but where two of three are locked out', () => {
-  // After one fault nobody is ever locked out.
+  // After one fault no state that was tried, a third of all, gets stuck.
   const { worst, calls, stuck } = settleAll({ ...small, records: 1, faults: 2 }, 61)
   const lockedOut = (nodes: Node[]) => nodes.filter((n) => n.role === STOPPED && n.lock > 0).length
   assert.ok(stuck.length > 0)

@@ -46,7 +46,10 @@ const HELD_MS = 1000
 const RING = 'ring'
 /** A node that sees less than etcd says for longer than this is not just late. */
 const PATIENCE_MS = 3000
-/** A view that etcd refused is not written for so long after that, even if etcd has lost why: longer than any look is apart. */
+/**
+ * Longer than any look is apart. A view that etcd refused is not written for so long after that, even if etcd has lost why;
+ * one that no look has confirmed for so long, not before the next.
+ */
 const DOUBT_MS = 15_000
 
 interface Follower {
@@ -205,6 +208,13 @@ async function supervise(
     publishing = publishing.then(async () => {
       if (!view?.quorum || signal.aborted) return
       const start = now()
+      // Pacemaker has been silent for longer than looks are apart, and whatever etcd knew better may be lost: a look comes first.
+      if (start - lookedAt > DOUBT_MS) {
+        untold = true
+        owed = true
+        bell.dispatchEvent(new Event(RING))
+        return
+      }
       const current = view
       const asked = { epoch: view.epoch.promoted, primary: primaryOf(view)?.name ?? null }
       try {

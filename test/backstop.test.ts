@@ -128,6 +128,28 @@ test('where etcd says what it has not seen, it looks before it speaks, though no
   })
 })
 
+test('a primary whose Pacemaker was silent for long puts no key back before it has heard from it again', async () => {
+  await supervised(async ({ daemon, store, home }) => {
+    rmSync(join(home, 'cib'))
+    writeFileSync(join(home, 'poke'), '\n')
+    await soon('it cannot look', 20_000, () => daemon.log().some(({ event }) => event === 'pacemaker.read'))
+    await daemon.ages()
+    const told: string[] = []
+    const put = store.put.bind(store)
+    store.put = (key, value, ...rest) => {
+      told.push(`${key} ${value}`)
+      put(key, value, ...rest)
+    }
+    for (const key of ['/postgres/cluster', '/postgres/master']) store.delete(key)
+    const looks = daemon.looks()
+    await soon('it looks in vain, or speaks', 20_000, () => daemon.looks() > looks + 1 || told.length > 0)
+    assert.equal(told, [])
+    daemon.sees(1, 8)
+    await soon('it tells what it sees', 20_000, () => told.includes(`/postgres/master ${address(1)}`))
+    assert.not(told.includes(`/postgres/master ${address(3)}`), told.join())
+  })
+})
+
 test('it looks every second where the CIB has no alerts, or where they kept something from it', async () => {
   await supervised(async ({ daemon, home, store }) => {
     const cib = join(home, 'cib')

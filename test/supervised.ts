@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { until } from '../lib/wait.ts'
 
 const fixture = (name: string) =>
   readFileSync(new URL(`./fixtures/trixie-healthy.${name}.xml`, import.meta.url), 'utf8')
@@ -32,6 +33,8 @@ export interface Supervise {
   pid: number
   /** What its Pacemaker says from now on; and its alert agent, unless not `told`. */
   sees(primary: number, epoch: number, told?: boolean): void
+  /** Its clock goes on by 20 s, and its timers know nothing of that; true once it has. */
+  ages(): Promise<boolean>
   /** How often it has read the CIB. */
   looks(): number
   log(): { level: string; event: string; error?: string }[]
@@ -69,11 +72,14 @@ export function supervise(
     )
     chmodSync(join(bin, command), 0o755)
   }
-  const hostname = join(home, 'hostname.cjs')
-  const override = `require('os').hostname = () => '${address(node)}'; require('module').syncBuiltinESMExports()`
-  writeFileSync(hostname, override)
+  const preload = join(home, 'preload.cjs')
+  const override = `
+    require('os').hostname = () => '${address(node)}'; require('module').syncBuiltinESMExports()
+    const now = performance.now.bind(performance)
+    process.on('SIGUSR2', () => { performance.now = () => now() + 20_000; console.error('{"event":"aged"}') })`
+  writeFileSync(preload, override)
   const settings = {
-    NODE_OPTIONS: `--require ${hostname} ${process.env.NODE_OPTIONS ?? ''}`,
+    NODE_OPTIONS: `--require ${preload} ${process.env.NODE_OPTIONS ?? ''}`,
     PGCM_CONFIG_FILE: '/dev/null',
     PGCM_ETCD_ENDPOINTS: endpoints,
     PGCM_INSECURE: 'true',
@@ -93,16 +99,23 @@ export function supervise(
     text += chunk
   })
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  const log = () =>
+    text
+      .split('\n')
+      .filter((line) => line.startsWith('{') && line.endsWith('}'))
+      .map((line) => JSON.parse(line))
   return {
     name,
     pid: child.pid ?? 0,
     sees: set,
+    ages() {
+      child.kill('SIGUSR2')
+      return until('its clock has gone on', { timeoutMs: 20_000 }, () =>
+        log().some(({ event }) => event === 'aged'),
+      )
+    },
     looks: () => readFileSync(join(home, 'cib.asked'), 'utf8').length,
-    log: () =>
-      text
-        .split('\n')
-        .filter((line) => line.startsWith('{') && line.endsWith('}'))
-        .map((line) => JSON.parse(line)),
+    log,
     async stop() {
       child.kill('SIGKILL')
       await exited

@@ -106,14 +106,23 @@ export function watchLag(
       log.info('standbys.lag', { lagging: after, before })
   }
 
+  function able(): void {
+    failing = undefined
+    log.cleared('standbys.lag')
+  }
+
+  function unable(error: unknown): void {
+    failing ??= now()
+    // A primary that is demoted hangs up before Pacemaker says so.
+    if (primary() && now() - failing > PATIENCE_MS) log.trouble('standbys.lag', { error })
+  }
+
   async function measure(): Promise<void> {
     const meter = lagMeter()
     await session(serverOf(config), async (query) => {
       while (primary()) {
         lags = meter(now(), await positions(query))
-        await tell()
-        failing = undefined
-        log.cleared('standbys.lag')
+        await tell().then(able, unable)
         await sleep(everyMs, signal)
       }
     })
@@ -126,11 +135,7 @@ export function watchLag(
         failing = undefined
         continue
       }
-      await measure().catch((error) => {
-        failing ??= now()
-        // A primary that is demoted hangs up before Pacemaker says so.
-        if (primary() && now() - failing > PATIENCE_MS) log.trouble('standbys.lag', { error })
-      })
+      await measure().catch(unable)
       lags = new Map()
     }
   }

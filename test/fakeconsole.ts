@@ -22,7 +22,7 @@ function packet(type: string, ...parts: (string | number | Buffer)[]): Buffer {
 const short = (n: number) => Buffer.from([n >> 8, n & 255])
 const ready = packet('Z', Buffer.from('I'))
 
-function table(columns: string[], rows: string[][]): Buffer {
+export function table(columns: string[], rows: string[][]): Buffer {
   const names = columns.flatMap((name) => [name, 0, short(0), 25, short(0xffff), 0xffff, short(0)])
   const lines = rows.map((row) =>
     packet('D', short(row.length), ...row.flatMap((cell) => [Buffer.byteLength(cell), Buffer.from(cell)])),
@@ -32,9 +32,9 @@ function table(columns: string[], rows: string[][]): Buffer {
 
 /**
  * Listens at `socket`; `reloads` counts. `servers`: database, address and client of each connection in use. To who asks whether
- * it is a primary it says so.
+ * it is a primary it says so; `other` is what it answers to anything else.
  */
-export async function fakeConsole(socket: string, ini: string) {
+export async function fakeConsole(socket: string, ini: string, other = table(['ptr'], [])) {
   const state = { reloads: 0, connections: 0, servers: [] as string[][], killed: [] as string[] }
   let databases = new Map<string, string | null>()
   const answer = (query: string): Buffer => {
@@ -54,7 +54,7 @@ export async function fakeConsole(socket: string, ini: string) {
         state.servers.map(([, , client = '']) => [client, client]),
       )
     if (query.startsWith('KILL_CLIENT')) state.killed.push(query.slice('KILL_CLIENT '.length))
-    return query.includes('pg_is_in_recovery') ? table(['primary'], [['t']]) : table(['ptr'], [])
+    return query.includes('pg_is_in_recovery') ? table(['primary'], [['t']]) : other
   }
   const serve = (client: Socket) => {
     state.connections += 1

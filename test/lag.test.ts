@@ -1,7 +1,14 @@
 /** How far standbys lag, and who is said to be too far behind to read from. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { hostname, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { laggards, lagMeter, parseLaggards } from '../lib/lag.ts'
+import type { ClusterView } from '../lib/cluster.ts'
+import { load } from '../lib/config.ts'
+import { laggards, lagMeter, parseLaggards, watchLag } from '../lib/lag.ts'
+import { until } from '../lib/wait.ts'
+import { fakeConsole, table } from './fakeconsole.ts'
 
 const HOUR = 3_600_000
 const value = (text: string) => ({ value: text, revision: 1 }) as never
@@ -62,6 +69,38 @@ test('rubbish in etcd names nobody', () => {
   assert.equal(parseLaggards(null), [])
   for (const text of ['', '{', 'null', '7', '{"pg02":1}']) assert.equal(parseLaggards(value(text)), [])
   assert.equal(parseLaggards(value('["pg02", 7, null]')), ['pg02'])
+})
+
+test('while etcd is down the lag of a standby that stands still grows', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-lag-'))
+  const rows = table(['lsn', 'name', 'replayed'], [['200', 'pg02', '100']])
+  const postgres = await fakeConsole(join(dir, '.s.PGSQL.5432'), '', rows)
+  const flags = [`--postgres-socket-dir=${dir}`, '--postgres-port=5432', '--standby-max-lag=1s']
+  const { config } = load('supervise', flags, { PGCM_CONFIG_FILE: '/dev/null' })
+  const self = { name: hostname(), online: true, role: 'Promoted', status: 'PRI', dataStatus: 'LATEST' }
+  const view = { quorum: true, epoch: { promoted: 0, of: {} }, nodes: [self, { name: 'pg02' }] }
+  const told: (number | undefined)[] = []
+  const etcd = {
+    async replace() {
+      told.push(lag.lags().get('pg02')?.least)
+      throw new Error('etcd does not answer')
+    },
+  }
+  const sources = {
+    ...{ etcd: etcd as never, view: () => view as unknown as ClusterView },
+    known: () => ({ '/laggards': value('["gone"]') }),
+  }
+  const stop = new AbortController()
+  const lag = watchLag(config, sources, stop.signal)
+  try {
+    await until('it was told three times', { timeoutMs: 30_000 }, () => told.length >= 3)
+    assert.ok(Number(told[2]) > Number(told[1]), String(told))
+  } finally {
+    stop.abort()
+    await lag.ended
+    postgres.close()
+    rmSync(dir, { recursive: true })
+  }
 })
 
 test.run()

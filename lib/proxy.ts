@@ -135,6 +135,8 @@ async function route(
   const owed: Owed = { reload: true, sync: false, left: new Set() }
   let said = false
   let refused = false
+  // A rollout must not stop at an etcd that is down, nor systemd start us again and again.
+  sleep(5000, signal).then(() => !said && !signal.aborted && ready('waiting for etcd'))
   while (!signal.aborted) {
     const before = news
     let pause = 10_000

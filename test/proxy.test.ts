@@ -26,12 +26,13 @@ const soon = (what: string, probe: () => unknown, timeoutMs = 30_000) =>
 
 interface World {
   store: Store
+  etcd: Awaited<ReturnType<typeof member>>
   dir: string
   socket: string
   ini: string
   template: string
   start(): void
-  log(event: string): { level: string; error?: string; kept?: string }[]
+  log(event: string): { level: string; error?: string; kept?: string; status?: string }[]
   /** SIGTERM; gives the exit code. */
   stop(): Promise<number | null>
 }
@@ -57,7 +58,7 @@ async function withProxy(body: (world: World) => Promise<void>): Promise<void> {
   const program = fileURLToPath(new URL('../bin/pgcm-proxy', import.meta.url))
   try {
     await body({
-      ...{ store, dir, ini, template, socket: join(dir, '.s.PGSQL.6432') },
+      ...{ store, etcd, dir, ini, template, socket: join(dir, '.s.PGSQL.6432') },
       start() {
         const started = spawn(process.execPath, [program], {
           env: { ...process.env, ...settings },
@@ -184,6 +185,20 @@ test('a PgBouncer that is down is tried once a second, said once, and SIGTERM en
     assert.is(await stop(), 0)
     assert.ok(since(asked) < 10_000, `${since(asked)} ms`)
     refusing.close()
+  })
+})
+
+test('while etcd does not answer it tells systemd that it runs, and follows the key once there is one', async () => {
+  await withProxy(async ({ store, etcd, socket, ini, start, log }) => {
+    etcd.state.mode = 'refuse'
+    const console = await fakeConsole(socket, ini)
+    start()
+    await soon('it is ready', () => log('daemon.ready')[0]?.status === 'waiting for etcd')
+    store.put('/postgres/master', '10.77.0.1')
+    etcd.state.mode = 'answer'
+    await soon('it has pointed PgBouncer', () => console.state.reloads === 1)
+    await soon('it says so', () => log('daemon.ready')[1]?.status === 'the primary is 10.77.0.1')
+    console.close()
   })
 })
 

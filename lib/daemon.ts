@@ -26,6 +26,8 @@ export interface Life {
   ready(status: string): void
   /** To be called by the main loop at least every few seconds; where that stops, systemd starts us anew. */
   alive(): void
+  /** Opens the page of metrics; to be called first, but for taking up a pause. Throws `Refused`. */
+  watched(): Promise<void>
 }
 
 /** How long the main loop may be silent before the watchdog is no longer told that all is well. */
@@ -81,7 +83,7 @@ export async function daemon(
     }
   }
 
-  const page = await watched(script, parsed, stop.signal)
+  let page: Awaited<ReturnType<typeof watched>>
   const { file, fileHash } = parsed
   log.info('daemon.start', {
     script,
@@ -99,6 +101,9 @@ export async function daemon(
     },
     alive: () => {
       heard = performance.now()
+    },
+    watched: async () => {
+      page = await watched(script, parsed, stop.signal)
     },
   })
   stop.abort()

@@ -224,6 +224,7 @@ function handlers(
 async function proxy(config: Config, life: Life): Promise<void> {
   const console = pgbouncer.consoleOf(config)
   if (config.api) return withPauses(config, 'proxy', console, (pauses) => app(config, life, console, pauses))
+  await life.watched()
   const etcd = connect(config)
   await route(config, console, etcd, life)
   etcd.close()
@@ -231,6 +232,7 @@ async function proxy(config: Config, life: Life): Promise<void> {
 
 /** On an app node, where the API is served too. */
 async function app(config: Config, life: Life, console: pgbouncer.Console, pauses: Keeper): Promise<void> {
+  await life.watched()
   const { signal } = life
   const etcd = connect(config)
   metrics.collect(() => pauseSamples(pauses.current()))

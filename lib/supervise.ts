@@ -146,6 +146,7 @@ async function supervise(
   console: pgbouncer.Console,
   pauses: Keeper,
 ): Promise<void> {
+  await life.watched()
   const { signal } = life
   const names = { resource: config.pacemakerResource, clone: config.pacemakerClone }
   const etcd = connect(config)

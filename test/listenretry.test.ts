@@ -113,7 +113,9 @@ test('a daemon whose settings are refused ends the pause that it found, and then
     for (const [script, flag] of [
       ['pgcm-supervise', '--etcd-endpoints=nonsense'],
       ['pgcm-supervise', '--tls-ca-file=/nonexistent'],
+      ['pgcm-supervise', '--supervise-metrics-address=nonsense'],
       ['pgcm-proxy', '--tls-ca-file=/nonexistent'],
+      ['pgcm-proxy', '--proxy-metrics-address=nonsense'],
     ] as const) {
       bouncer.state.paused = true
       const flags = [

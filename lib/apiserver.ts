@@ -151,6 +151,9 @@ export async function serve({ bind, tls, allowed, handlers, limits, keepAlive = 
   const listener = await listen(address, tls, (socket) => injector.injectConnection(socket), {
     ...connectionLimits,
     ...limits,
+  }).catch((error) => {
+    server.forceShutdown() // or grpc-js keeps it in its registry for ever
+    throw error
   })
   trust = listener.trust
   if (!tls && !loopback.test(address.host)) {

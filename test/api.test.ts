@@ -233,6 +233,15 @@ test('too large a request is refused', async () => {
   assert.is(called, 0)
 })
 
+/** The servers that grpc-js keeps. */
+const servers = () =>
+  new Promise((resolve, reject) => {
+    const request = { start_server_id: 0, max_results: 0 }
+    const done: grpc.sendUnaryData<{ server: unknown[] }> = (error, found) =>
+      error ? reject(error) : resolve(found?.server.length)
+    grpc.getChannelzHandlers().GetServers({ request } as never, done as never)
+  })
+
 test('an address that is none, or is taken, is refused', async () => {
   const refused = async (bind: string) => {
     await serve({ bind, tls: null, allowed: [], handlers: {} }).then(
@@ -243,7 +252,9 @@ test('an address that is none, or is taken, is refused', async () => {
   await refused('8080')
   await refused('127.0.0.1:99999')
   const first = await serve({ bind: '127.0.0.1:0', tls: null, allowed: [], handlers: {} })
+  const before = await servers()
   await refused(`127.0.0.1:${first.port}`)
+  assert.is(await servers(), before, 'nothing is left of the try')
   await first.close()
 })
 

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ClusterView, Names } from './cluster.ts'
@@ -23,6 +23,14 @@ async function withFile<T>(text: string, body: (file: string) => Promise<T>): Pr
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
+}
+
+/** Removes what looks of an earlier run have left in the daemon's own directory: a kill leaves the file of its CIB there. */
+export async function sweep(): Promise<void> {
+  const dir = process.env.RUNTIME_DIRECTORY
+  if (!dir) return
+  for (const name of await readdir(dir))
+    if (name.startsWith('cib-')) await rm(join(dir, name), { recursive: true, force: true })
 }
 
 /** A view, and the CIB it was made from. */

@@ -15,7 +15,7 @@ import { log } from './log.ts'
 import { measured } from './measured.ts'
 import { metrics } from './metrics.ts'
 import { nodeHandlers } from './nodeapi.ts'
-import { lookAt, readCib, type Snapshot, unmigrate } from './pacemaker.ts'
+import { lookAt, readCib, type Snapshot, sweep, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import { released, withPauses } from './pauserestore.ts'
 import * as pgbouncer from './pgbouncer.ts'
@@ -147,6 +147,7 @@ async function supervise(
   pauses: Keeper,
 ): Promise<void> {
   await life.watched()
+  await sweep().catch((error) => log.warn('pacemaker.sweep', { error }))
   const { signal } = life
   const names = { resource: config.pacemakerResource, clone: config.pacemakerClone }
   const etcd = connect(config)

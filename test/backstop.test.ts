@@ -1,5 +1,5 @@
 /** How often pgcm-supervise looks at Pacemaker when nothing happens, and how soon when something does. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'uvu'
@@ -18,6 +18,7 @@ async function supervised(
   body: (world: { daemon: Supervise; store: Store; home: string }) => Promise<void>,
 ): Promise<void> {
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-backstop-'))
+  mkdirSync(join(dir, 'node3', 'cib-killed'), { recursive: true })
   const store = new Store()
   const etcd = await member(store)
   const daemon = supervise(dir, 3, etcd.url, [3, 3])
@@ -71,6 +72,12 @@ async function calm(daemon: Supervise): Promise<void> {
     return since(at) > 600
   })
 }
+
+test('what a look that was killed has left is gone', async () => {
+  await supervised(async ({ home }) => {
+    await soon('it is gone', 5000, () => !existsSync(join(home, 'cib-killed')))
+  })
+})
 
 test('at rest it looks every ten seconds, at once when an alert comes, and repairs a key without a look', async () => {
   await supervised(async ({ daemon, store }) => {

@@ -121,6 +121,7 @@ test('vagrant validate', async () => {
 const scripts = [
   role('common', 'files/secrets'),
   role('etcd', 'files/etcdctl-root'),
+  role('etcd', 'files/join'),
   role('etcd', 'files/users'),
   role('pacemaker', 'files/fence_playground'),
   role('pacemaker', 'files/merge_cib'),

@@ -1,6 +1,6 @@
 /** What etcd may do to us: published state never goes back (P5), and etcd does not matter for safety. On real members. */
 
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
@@ -16,7 +16,7 @@ import { sleep, until } from '../lib/wait.ts'
 import { certificates } from './certificates.ts'
 import { withDaemon } from './daemon.ts'
 import { pooler } from './pooler.ts'
-import { type Cluster, program, withEtcd } from './realetcd.ts'
+import { type Cluster, type Member, program, withEtcd } from './realetcd.ts'
 import { address, type Supervise, supervise } from './supervised.ts'
 
 const soon = (what: string, probe: () => unknown) => until(what, { timeoutMs: 30_000, everyMs: 20 }, probe)
@@ -366,6 +366,36 @@ test('a name may do in etcd what Ansible gave it, and no name less than any othe
       for (const each of [node, app, reader, stranger]) each.close()
     }
   }, made.root)
+})
+
+test('a member that lost its data is taken back: the others forget it and expect it anew', async () => {
+  const script = fileURLToPath(new URL('../ansible/roles/etcd/files/join', import.meta.url))
+  await withEtcd(async ({ members, dir, ctl }) => {
+    const [m0, m1, m2] = members as [Member, Member, Member]
+    const env = {
+      ...process.env,
+      PATH: `${dirname(program('etcdctl'))}:${process.env.PATH}`,
+      ETCDCTL_API: '3',
+      ETCDCTL_ENDPOINTS: `${m0.url},${m1.url}`,
+    }
+    const join = async () =>
+      (await sh([script, 'm2', m2.peer], { env, timeoutMs: 20_000 })).stdout.trim().split('\n')
+    await ctl(['put', KEY, '10.0.0.1'])
+    await m2.kill()
+    rmSync(`${dir}/m2`, { recursive: true })
+    // What the attempt of a person leaves behind: a directory, and no data.
+    m2.start()
+    await soon('it is refused', 20_000, () => m2.ended())
+    assert.not(existsSync(`${dir}/m2/member/wal`))
+    assert.equal(await join(), ['member remove m2', 'member add m2', 'existing'])
+    assert.equal(await join(), ['existing'])
+    m2.start('--initial-cluster-state=existing')
+    const serves = () => ctl(['get', KEY], m2.url).catch(() => '')
+    await soon('m2 serves again', 20_000, async () => (await serves()).includes('10.0.0.1'))
+    assert.ok(existsSync(`${dir}/m2/member/wal`))
+    for (const each of [m1, m2]) await each.kill()
+    assert.equal(await join(), ['new'])
+  })
 })
 
 test.run()

@@ -29,10 +29,13 @@ async function freePorts(n: number): Promise<number[]> {
 export interface Member {
   name: string
   url: string
+  peer: string
   signal(name: NodeJS.Signals): void
+  /** Whether it has ended, by itself or not. */
+  ended(): boolean
   /** SIGKILL, and it is gone. */
   kill(): Promise<void>
-  start(): void
+  start(...words: string[]): void
 }
 
 export interface Cluster {
@@ -71,20 +74,23 @@ export async function withEtcd(body: (etcd: Cluster) => Promise<void>, tls?: Tls
     return {
       name,
       url,
+      peer,
       signal: (signal) => void child?.kill(signal),
+      ended: () => !child || child.exitCode !== null || child.signalCode !== null,
       async kill() {
         const dying = child
-        if (!dying || dying.exitCode !== null || dying.signalCode !== null) return
+        if (!dying || this.ended()) return
         const gone = new Promise((resolve) => dying.once('exit', resolve))
         dying.kill('SIGKILL')
         await gone
       },
-      start() {
+      start(...more) {
         const words = [
           ...[`--name=${name}`, `--data-dir=${join(dir, name)}`, '--log-level=error'],
           ...[`--listen-client-urls=${url}`, `--advertise-client-urls=${url}`],
           ...[`--listen-peer-urls=${peer}`, `--initial-advertise-peer-urls=${peer}`],
           ...[`--initial-cluster=${peers}`, '--heartbeat-interval=100', '--election-timeout=1000', ...secure],
+          ...more,
         ]
         const started = spawn(program('etcd'), words, { stdio: 'ignore', env })
         started.on('error', () => {}) // seen by whoever waits for it to answer

@@ -104,6 +104,12 @@ test('nothing restarts PostgreSQL, and no task that handles a secret may print i
   }
 })
 
+test('the server that makes the first data directory waits for no standby, whatever the agent has left behind', () => {
+  const bootstrap = readFileSync(role('postgresql', 'templates/bootstrap.sh.j2'), 'utf8')
+  const [, options = ''] = /pg_ctl start [^"]*"\$new" [^"]*"([^"]*)"/.exec(bootstrap) ?? []
+  assert.match(options, /-c config_file=.* -c synchronous_standby_names=$/)
+})
+
 test('vagrant validate', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'pgcm-vagrant-'))
   try {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -80,6 +80,57 @@ test('pgcm-supervise asks for pgcm-rejoin where systemd listens, and gets no mor
   const [, command = ''] = unit('pgcm-rejoin@.service').match(/^ExecStart=.*exec .*pgcm-rejoin (.*)'$/m) ?? []
   const { config: rejoin } = load('rejoin', command.split(' '), { PGCM_CONFIG_FILE: '/dev/null' })
   assert.equal([rejoin.ifClean, rejoin.yes, rejoin.json], [true, true, true])
+})
+
+/** Runs tasks on this machine with an inventory of its own; the addresses and the defaults of some roles are there. */
+async function play(dir: string, inventory: object, of: string[], tasks: object[], okCodes = [0]) {
+  const defaults = of.map((name) => role(name, 'defaults/main.yml'))
+  const vars_files = [join(ansible, 'group_vars/all.yml'), ...defaults]
+  const plays = [{ hosts: 'all', connection: 'local', gather_facts: false, vars_files, tasks }]
+  writeFileSync(join(dir, 'play.json'), JSON.stringify(plays))
+  writeFileSync(join(dir, 'hosts.yml'), JSON.stringify(inventory))
+  const temp = { ANSIBLE_LOCAL_TEMP: join(dir, 'local'), ANSIBLE_REMOTE_TEMP: join(dir, 'remote') }
+  const env = { ...process.env, ...temp, ANSIBLE_NOCOLOR: '1' }
+  return tool(dir, ['ansible-playbook', '-i', 'hosts.yml', 'play.json'], { env, okCodes })
+}
+
+test("PostgreSQL's port reaches the agent, PgBouncer and pgcm-supervise, and the agent only where it is another", async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-port-'))
+  const template = (src: string, dest: string, vars = {}) => ({
+    'ansible.builtin.template': { src, dest: join(dir, `{{ inventory_hostname }}.${dest}`) },
+    vars: { postgresql_version: 17, ...vars },
+  })
+  const cib = role('pacemaker', 'templates/cib.xml.j2')
+  try {
+    writeFileSync(join(dir, 'pgcm.password'), 'secret')
+    const inventory = {
+      postgres: { hosts: { pg01: {} }, vars: { postgresql_port: 5433 } },
+      app: { hosts: { app01: {} } },
+      all: { vars: { pgcm_secrets_dir: dir } },
+    }
+    await play(
+      dir,
+      inventory,
+      ['pacemaker', 'pgcm'],
+      [
+        template(role('pgcm', 'templates/pgcm.toml.j2'), 'toml'),
+        template(cib, 'xml'),
+        template(cib, 'default.xml', { postgresql_port: 5432 }),
+      ],
+    )
+    for (const [host, script] of [
+      ['pg01', 'supervise'],
+      ['app01', 'proxy'],
+    ] as const) {
+      const { config } = load(script, [], { PGCM_CONFIG_FILE: join(dir, `${host}.toml`) })
+      assert.is(config.postgresPort, 5433, host)
+    }
+    const read = (name: string) => readFileSync(join(dir, name), 'utf8')
+    assert.match(read('pg01.xml'), 'name="pgport" value="5433"')
+    assert.not.match(read('pg01.default.xml'), 'pgport')
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
 })
 
 // Files from the directory of secrets, and templates that have a secret in them.

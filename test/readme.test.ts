@@ -68,6 +68,19 @@ test('every flag is known to its script', () => {
       }
 })
 
+test('the variables of the Vagrantfile are those of its page, with the same defaults', () => {
+  const file = readFileSync('vagrant/Vagrantfile', 'utf8')
+  const [comment, read] = [/^# {3}([A-Z_]+)=/gm, /ENV(?:\.fetch\(|\[)'([A-Z_]+)'(?:, '(.*?)')?[\])](?! = )/g]
+  const page = text['vagrant/README.md'] as string
+  const rows = [...page.matchAll(/^\| `([A-Z_]+)` \| (?:`(.*?)`)? ?\|/gm)]
+  const variables = (matches: Iterable<RegExpMatchArray>) =>
+    [...matches].map(([, name, value]) => `${name}=${value ?? ''}`).sort()
+  assert.equal(variables(rows), variables(file.matchAll(read)))
+  const names = new Set(rows.map(([, name]) => name))
+  assert.equal(new Set([...file.matchAll(comment)].map(([, name]) => name)), names)
+  for (const [name] of page.matchAll(/\b[A-Z]+_[A-Z_]+\b/g)) assert.ok(names.has(name), name)
+})
+
 test('every npm script exists', () => {
   for (const page of pages)
     for (const line of code(page))

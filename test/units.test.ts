@@ -67,6 +67,9 @@ for (const [name, most] of [
         /^Limit/m,
       ])
         assert.not.match(text, fatal)
+      const pack = readFileSync(`${templates}../files/pack`, 'utf8')
+      for (const [file, top] of text.matchAll(/\/opt\/pgcm\/([^/\s]+)\S*/g))
+        assert.match(pack, new RegExp(`--directory "\\$repository".* ${top} `), `${file} is not packed`)
       // systemd-notify is a program of its own.
       assert.match(text, /^NotifyAccess=all$/m)
     })

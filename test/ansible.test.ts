@@ -1,5 +1,5 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { test } from 'uvu'
@@ -131,6 +131,58 @@ test("PostgreSQL's port reaches the agent, PgBouncer and pgcm-supervise, and the
   } finally {
     rmSync(dir, { recursive: true, force: true })
   }
+})
+
+/** What the first tasks of all say to an inventory, by host: the message of the refusal, or nothing. */
+async function refusals(
+  hosts: object,
+  vars: object = {},
+  more: object = {},
+): Promise<Record<string, string>> {
+  const dir = mkdtempSync(join(tmpdir(), 'pgcm-preflight-'))
+  const tasks = [{ 'ansible.builtin.import_tasks': role('common', 'tasks/preflight.yml') }]
+  try {
+    const inventory = { postgres: { hosts, vars }, ...more }
+    const { stdout } = await play(dir, inventory, [], tasks, [0, 2])
+    const said = stdout.matchAll(/^fatal: \[(.+?)\]: FAILED! => (.*)$/gm)
+    assert.match(stdout, 'PLAY RECAP')
+    return Object.fromEntries([...said].map(([, host, why]) => [host, JSON.parse(why as string).msg]))
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+test('an inventory that cannot work is refused before anything is touched, with the cure', async () => {
+  const me = hostname()
+  const address = { ansible_host: '192.0.2.1' }
+  const fence = { pacemaker_fence_devices: [{ id: 'fence', agent: 'fence_virsh' }] }
+  const unfenced = { pacemaker_fence_devices: [], pacemaker_properties: { 'stonith-enabled': 'false' } }
+  const app = { app: { hosts: { app01: address } } }
+  const said = await refusals({ [me]: fence, pg02: unfenced, pg03: {} }, address, app)
+  assert.equal(Object.keys(said).sort(), ['app01', 'pg02', 'pg03'], 'a good one is taken')
+  assert.match(said.pg03 ?? '', /fence.*pacemaker_fence_devices.*stonith-enabled/)
+  for (const name of ['pg02', 'app01'])
+    assert.match(said[name] ?? '', new RegExp(`'${me}'.*hostnamectl set-hostname ${name}`))
+  for (const names of [
+    [me, 'pg02'],
+    [me, 'pg02', 'pg03', 'pg04', 'pg05'],
+  ]) {
+    const hosts = Object.fromEntries(names.map((name) => [name, {}]))
+    const refused = await refusals(hosts, { ...address, ...fence })
+    assert.match(refused[me] ?? '', new RegExp(`exactly three.*has ${names.length}`))
+  }
+  const loopback = await refusals({ [me]: { ansible_host: '127.0.1.1' }, pg02: {}, pg03: {} }, fence)
+  assert.match(loopback[me] ?? '', /127\.0\.1\.1/)
+})
+
+test('the inventory that comes as an example needs nothing but its machines', async () => {
+  const [example] = (await yaml([join(ansible, 'inventory/example/hosts.yml')])) as {
+    postgres: { hosts: object }
+    all: { vars: object }
+  }[]
+  const said = await refusals(example?.postgres.hosts as object, example?.all.vars)
+  assert.equal(Object.keys(said).sort(), ['pg01', 'pg02', 'pg03'])
+  for (const message of Object.values(said)) assert.match(message, /hostnamectl/)
 })
 
 // Files from the directory of secrets, and templates that have a secret in them.

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { errorColour } from './colour.ts'
 import { type Config, load, optionsOf, type Parsed, type ScriptName } from './config.ts'
-import { Expected, messageOf } from './errors.ts'
+import { Expected, messageOf, Refused } from './errors.ts'
 import { log } from './log.ts'
 import { type Option, scripts } from './options.ts'
 
@@ -66,6 +66,16 @@ export function report(script: ScriptName, error: unknown): { text: string; exit
   return { text: `${errorColour.red(`${name}: this is a bug`)}\n${stack}\n`, exitCode: 70 }
 }
 
+/** `pgcm-failover pg03`, without its --to, would go to another node than was meant. */
+function refuseWords(script: ScriptName, { words: [word], config }: Parsed): void {
+  if (word === undefined || scripts[script].rest) return
+  const meant = script === 'failover' && !config.to && word
+  throw new Refused(
+    `unexpected word ${word}`,
+    meant ? `Did you mean --to ${word}?` : `See ${commandName(script)} --help.`,
+  )
+}
+
 /** `run` without the process around it. Gives the exit code. */
 export async function execute(script: ScriptName, words: string[], io: Io, body: Body): Promise<number> {
   try {
@@ -73,6 +83,7 @@ export async function execute(script: ScriptName, words: string[], io: Io, body:
     if (parsed.config.help) io.stdout.write(help(script))
     else if (parsed.config.version) io.stdout.write(`${commandName(script)} ${version()}\n`)
     else {
+      refuseWords(script, parsed)
       log.setLevel(parsed.config.logLevel)
       const code = await body(parsed.config, parsed, io)
       return typeof code === 'number' ? code : 0

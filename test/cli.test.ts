@@ -8,7 +8,7 @@ import { optionsOf } from '../lib/config.ts'
 import { ActNow, Failed, Refused } from '../lib/errors.ts'
 import { type ScriptName, scripts } from '../lib/options.ts'
 
-async function outcome(words: string[], body: Body) {
+async function outcome(words: string[], body: Body, script: ScriptName = 'failover') {
   const said = { out: '', err: '' }
   const io = {
     stdin: {},
@@ -16,7 +16,7 @@ async function outcome(words: string[], body: Body) {
     stderr: { write: (text: string) => (said.err += text) },
     env: { PGCM_CONFIG_FILE: '/dev/null' },
   }
-  return { code: await execute('failover', words, io, body), ...said }
+  return { code: await execute(script, words, io, body), ...said }
 }
 
 const nothing = async () => {}
@@ -45,6 +45,31 @@ test('bad options end the run before it begins', async () => {
   const { code, err } = await outcome(['--nope'], () => assert.unreachable('began') as never)
   assert.is(code, 2)
   assert.match(err, /unknown option --nope/)
+})
+
+test('a word that nobody asked for ends the run before it begins, with the option it may have been meant for', async () => {
+  const fail = () => assert.unreachable('began') as never
+  for (const [script, words, said] of [
+    ['failover', ['--yes', 'pg03'], 'pgcm-failover: unexpected word pg03\nhint: Did you mean --to pg03?\n'],
+    [
+      'failover',
+      ['--to=pg03', 'pg02'],
+      'pgcm-failover: unexpected word pg02\nhint: See pgcm-failover --help.\n',
+    ],
+    ['rejoin', ['pg01', 'x'], 'pgcm-rejoin: unexpected word pg01\nhint: See pgcm-rejoin --help.\n'],
+    ['status', ['--', '--json'], 'pgcm-status: unexpected word --json\nhint: See pgcm-status --help.\n'],
+  ] as [ScriptName, string[], string][]) {
+    const { code, err } = await outcome(words, fail, script)
+    assert.equal([code, stripVTControlCharacters(err)], [2, said])
+  }
+})
+
+test('a script that takes words gets them', async () => {
+  for (const script of ['pgcm', 'lock', 'playground'] as const) {
+    const got: string[] = []
+    await outcome(['ssh', 'pg01', 'ls'], async (_, { words }) => got.push(...words), script)
+    assert.equal(got, ['ssh', 'pg01', 'ls'])
+  }
 })
 
 test('a reader that goes away ends nothing half-way', async () => {

@@ -38,6 +38,14 @@ async function renew(etcd: Etcd, id: string): Promise<boolean> {
   }
 }
 
+interface Terms {
+  /** Of the monotonic clock, from before it was granted. */
+  granted: number
+  ttlMs: number
+  marginMs: number
+  signal: AbortSignal
+}
+
 /**
  * Renews a lease until `signal` aborts or it is lost; then calls `lost` with the reason. It counts as lost `marginMs` before etcd
  * would let it go, by the monotonic clock from before the last renewal that was answered. `renewed` is done after each.
@@ -45,11 +53,11 @@ async function renew(etcd: Etcd, id: string): Promise<boolean> {
 export async function keep(
   etcd: Etcd,
   id: string,
-  { ttlMs, marginMs, signal }: { ttlMs: number; marginMs: number; signal: AbortSignal },
+  { granted, ttlMs, marginMs, signal }: Terms,
   lost: (reason: string) => void,
   renewed: () => Promise<unknown> = async () => {},
 ): Promise<void> {
-  let last = now()
+  let last = granted
   while (!signal.aborted) {
     await sleep(ttlMs / 5, signal)
     if (signal.aborted) return
@@ -75,6 +83,7 @@ export async function register(
   while (!signal.aborted) {
     let lease: string | undefined
     try {
+      const granted = now()
       lease = await grant(etcd, ttlMs)
       const put = { key: etcd.full(key), value: Buffer.from(value), lease }
       const success = [{ request_put: put }]
@@ -84,7 +93,7 @@ export async function register(
       await keep(
         etcd,
         lease,
-        { ttlMs, marginMs: 0, signal },
+        { granted, ttlMs, marginMs: 0, signal },
         (error) => log.debug('etcd.register', { error }),
         () => etcd.txn({ compare: [gone], success }),
       )

@@ -1,3 +1,4 @@
+import { EtcdLeaseInvalidError } from 'etcd3'
 import { Failed } from './errors.ts'
 import type { Etcd } from './etcd.ts'
 import { grant, keep, revoke } from './etcdlease.ts'
@@ -47,6 +48,21 @@ function parse(text: string): Record<string, unknown> {
   }
 }
 
+/** A lease that is renewed until its end. */
+async function leaseFor(etcd: Etcd, ttlMs: number) {
+  const lost = new AbortController()
+  const end = new AbortController()
+  const granted = now()
+  const id = await grant(etcd, ttlMs)
+  const lose = (reason: string) => {
+    if (!end.signal.aborted) lost.abort(new Failed(`the failover lock is lost: ${reason}`))
+  }
+  keep(etcd, id, { granted, ttlMs, marginMs: MARGIN_MS, signal: end.signal }, lose).catch((error) =>
+    lose(String(error)),
+  )
+  return { id, lost: lost.signal, lose, end }
+}
+
 /** Takes the lock at `key`, for `owner` (shown to those who find it taken). Throws `LockHeld` after `waitMs`. */
 export async function lock(
   etcd: Etcd,
@@ -55,22 +71,25 @@ export async function lock(
   { ttlMs, waitMs, signal, dead }: LockOptions,
 ): Promise<Lock> {
   const start = now()
-  const lease = await grant(etcd, ttlMs)
+  let lease = await leaseFor(etcd, ttlMs)
   const full = etcd.full(key)
   const free = { key: full, target: 'Create' as const, result: 'Equal' as const, create_revision: 0 }
-  const put = { key: full, value: Buffer.from(JSON.stringify(owner)), lease }
+  const value = Buffer.from(JSON.stringify(owner))
   let created: string | undefined
   try {
     for (;;) {
+      if (lease.lost.aborted) lease = await leaseFor(etcd, ttlMs)
       const look = { request_range: { key: full } }
-      const reply = await etcd.txn({
-        compare: [free],
-        success: [{ request_put: put }, look],
-        failure: [look],
+      const put = { request_put: { key: full, value, lease: lease.id } }
+      const asked = { compare: [free], success: [put, look], failure: [look] }
+      const reply = await etcd.txn(asked).catch((error) => {
+        if (!(error.cause instanceof EtcdLeaseInvalidError)) throw error
+        lease.lose('etcd knows the lease no more') // whoever was suspended hears it here first
       })
+      if (!reply) continue
       const holder = reply.responses.at(-1)?.response_range.kvs[0]
       // Where the answer to our own put got lost, the repetition finds the lock taken: by us.
-      if (holder?.lease === lease) {
+      if (holder?.lease === lease.id && !lease.lost.aborted) {
         created = holder.create_revision
         break
       }
@@ -86,32 +105,25 @@ export async function lock(
       if (signal?.aborted) throw new Failed('stopped while waiting for the lock')
     }
   } catch (error) {
-    await revoke(etcd, lease)
+    lease.end.abort()
+    await revoke(etcd, lease.id)
     throw error
   }
 
-  const lost = new AbortController()
-  const end = new AbortController()
-  const lose = (reason: string) => {
-    if (lost.signal.aborted || end.signal.aborted) return
-    log.error('lock.lost', { reason })
-    lost.abort(new Failed(`the failover lock is lost: ${reason}`))
-  }
-  keep(etcd, lease, { ttlMs, marginMs: MARGIN_MS, signal: end.signal }, lose).catch((error) =>
-    lose(String(error)),
-  )
+  const { id, lost, lose, end } = lease
+  lost.addEventListener('abort', () => log.error('lock.lost', { error: lost.reason }))
   let confirmed = -Infinity
   const ours = { key: full, target: 'Create' as const, result: 'Equal' as const, create_revision: created }
   return {
-    lost: lost.signal,
+    lost,
 
     async check(trustMs = 0) {
       const asked = now()
-      if (!lost.signal.aborted && asked - confirmed >= trustMs) {
+      if (!lost.aborted && asked - confirmed >= trustMs) {
         if (!(await etcd.txn({ compare: [ours] })).succeeded) lose('etcd says that it is not ours')
         confirmed = asked
       }
-      if (lost.signal.aborted) throw lost.signal.reason
+      if (lost.aborted) throw lost.reason
     },
 
     async release() {
@@ -120,7 +132,7 @@ export async function lock(
       await etcd
         .txn(removal)
         .catch((error) => log.warn('lock.release', { error, effect: 'it ends with its lease' }))
-      await revoke(etcd, lease)
+      await revoke(etcd, id)
     },
   }
 }

@@ -264,6 +264,35 @@ test('whoever waits for the lock gets it when it is free', async () => {
   })
 })
 
+test('whoever waits longer than a lease keeps it, and takes a new one where it was lost', async () => {
+  await cluster(async ({ etcd, store, members }) => {
+    const slow = (what: string, probe: () => unknown) => until(what, { timeoutMs: 20_000, everyMs: 2 }, probe)
+    const first = await lock(etcd, '/lock', { host: 'a' }, { ...terms, ttlMs: 600_000 }) // not renewed here
+    const second = lock(etcd, '/lock', { host: 'b' }, { ttlMs: 2000, waitMs: 60_000 })
+    await slow('the lease is renewed', () => members.some(({ state }) => state.renewed >= 2))
+    store.revoke([...store.leases][1] ?? '')
+    await slow('there is a new one', () => store.leases.size === 2)
+    await first.release()
+    const mine = await within(20_000, 'the lock', second)
+    await mine.check()
+    await mine.release()
+    assert.equal([store.keys.size, store.leases.size], [0, 0])
+  })
+})
+
+test('a lease that was lost unseen does not keep the lock from whoever waited for it', async () => {
+  await cluster(async ({ etcd, store }) => {
+    const first = await lock(etcd, '/lock', { host: 'a' }, terms)
+    const second = lock(etcd, '/lock', { host: 'b' }, { ...terms, waitMs: 60_000 })
+    await soon('it has a lease', () => store.leases.size === 2)
+    store.revoke([...store.leases][1] ?? '')
+    await first.release()
+    const mine = await within(20_000, 'the lock', second)
+    await mine.check()
+    await mine.release()
+  })
+})
+
 test('a lock whose holder is dead for sure is taken over, without waiting for its lease', async () => {
   await cluster(async ({ etcd }) => {
     const orphan = await lock(etcd, '/lock', { pid: 1 }, terms)
@@ -325,8 +354,9 @@ test('a lease is renewed through one member, and through the next where that han
   await cluster(async ({ etcd, store, members }) => {
     const stop = new AbortController()
     const lost: string[] = []
+    const granted = now()
     const id = await grant(etcd, 15_000)
-    const terms = { ttlMs: 2000, marginMs: 0, signal: stop.signal }
+    const terms = { granted, ttlMs: 2000, marginMs: 0, signal: stop.signal }
     const keeping = keep(etcd, id, terms, (reason) => lost.push(reason))
     const renewals = () => members.map(({ state }) => state.renewed)
     await soon('it was renewed three times', () => Math.max(...renewals()) >= 3)

@@ -1,5 +1,6 @@
 /** `pgcm lock -- COMMAND`: runs a command while no failover can begin. */
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { run } from './cli.ts'
 import { Failed, messageOf, Refused } from './errors.ts'
@@ -11,6 +12,12 @@ import { connectWorld } from './world.ts'
 /** Killed this long after it was asked to end, because the lock is gone. */
 const GRACE_MS = 5000
 
+/** Whether a terminal sends its signals to all of our process group, and so to the command as well. */
+function inForeground(): boolean {
+  const [, , group, , , foreground] = readFileSync('/proc/self/stat', 'utf8').replace(/.*\) /s, '').split(' ')
+  return group === foreground
+}
+
 /**
  * Runs the command under the lock, with this terminal as its own.
  * @returns 0, or 3 where the command failed
@@ -21,6 +28,7 @@ export async function underLock(
   words: string[],
   waitMs: number,
   signal: AbortSignal,
+  graceMs = GRACE_MS,
 ): Promise<number> {
   if (!words[0]) throw new Refused('no command', 'pgcm lock -- COMMAND [WORD...]')
   const held = await world.lock(`pgcm lock -- ${words.join(' ')}`, waitMs, signal).catch((error) => {
@@ -28,7 +36,8 @@ export async function underLock(
     throw error
   })
   try {
-    const code = await runCommand(words, held.lost, signal)
+    signal.throwIfAborted()
+    const code = await runCommand(words, held.lost, graceMs)
     if (held.lost.aborted) throw new Failed(`${messageOf(held.lost.reason)}; the command was ended`)
     return code === 0 ? 0 : 3
   } finally {
@@ -36,26 +45,30 @@ export async function underLock(
   }
 }
 
-function runCommand(
-  [program = '', ...words]: string[],
-  lost: AbortSignal,
-  signal: AbortSignal,
-): Promise<number> {
+function runCommand([program = '', ...words]: string[], lost: AbortSignal, graceMs: number): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, words, { stdio: 'inherit' })
     const end = () => {
       child.kill('SIGTERM')
-      setTimeout(() => child.kill('SIGKILL'), GRACE_MS).unref()
+      setTimeout(() => child.kill('SIGKILL'), graceMs).unref()
     }
-    // A Ctrl-C reaches the command by itself; a signal sent to us alone is passed on.
-    for (const each of [lost, signal]) {
-      if (each.aborted) end()
-      else each.addEventListener('abort', end, { once: true })
+    if (lost.aborted) end()
+    else lost.addEventListener('abort', end, { once: true })
+    // It may take its time to end: the lock is still held. What a terminal sends reaches it by itself.
+    const passOn = (name: NodeJS.Signals) => child.kill(name)
+    const signals = inForeground() ? ['SIGTERM'] : ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT']
+    for (const name of signals) process.on(name, passOn)
+    const quiet = () => {
+      for (const name of signals) process.off(name, passOn)
     }
-    child.on('error', (cause) =>
-      reject(new Refused(`cannot run ${program}: ${messageOf(cause)}`, undefined, { cause })),
-    )
-    child.on('exit', (code, name) => resolve(code ?? 128 + (name ? constants.signals[name] : 0)))
+    child.on('error', (cause) => {
+      quiet()
+      reject(new Refused(`cannot run ${program}: ${messageOf(cause)}`, undefined, { cause }))
+    })
+    child.on('exit', (code, name) => {
+      quiet()
+      resolve(code ?? 128 + (name ? constants.signals[name] : 0))
+    })
   })
 }
 

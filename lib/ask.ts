@@ -5,6 +5,8 @@ export interface Asking {
   /** --yes */
   yes: boolean
   isTTY?: boolean | undefined
+  /** Ends the waiting for an answer; its reason is thrown. */
+  signal?: AbortSignal | undefined
 }
 
 /**
@@ -13,20 +15,23 @@ export interface Asking {
  */
 export async function confirm(
   question: string,
-  { yes, isTTY }: Asking,
+  { yes, isTTY, signal }: Asking,
   input: NodeJS.ReadableStream = process.stdin,
   output: NodeJS.WritableStream = process.stderr,
 ): Promise<void> {
   if (yes) return
   if (!isTTY)
     throw new Refused('nobody is there to be asked', 'Without a terminal, --yes says that you mean it.')
+  signal?.throwIfAborted()
   const terminal = createInterface({ input, output })
   const closed = new AbortController()
   terminal.once('close', () => closed.abort()) // the question alone would wait on where the input ends
   try {
-    const answer = await terminal.question(`${question} [y/N] `, { signal: closed.signal })
+    const ended = AbortSignal.any([closed.signal, ...(signal ? [signal] : [])])
+    const answer = await terminal.question(`${question} [y/N] `, { signal: ended })
     if (!/^y(es)?$/i.test(answer.trim())) throw new Refused('not confirmed')
   } catch (error) {
+    signal?.throwIfAborted()
     if (error instanceof Refused) throw error
     throw new Refused('not confirmed', undefined, { cause: error })
   } finally {

@@ -2,6 +2,7 @@
 import type { Api } from './api.ts'
 import { duration, formatDuration } from './config.ts'
 import { Failed, Refused } from './errors.ts'
+import { OLDEST_MS } from './options.ts'
 import { describe } from './pgbouncer.ts'
 import type { Step, Tell } from './pipeline.ts'
 import type { Run, Times } from './run.ts'
@@ -23,6 +24,11 @@ export function parseDrain(text: string): Drain {
   if (text === '') return { how: 'none' }
   if (text === 'wait') return { how: 'wait' }
   const ageMs = duration(text.match(/^terminate:(.+)$/)?.[1] ?? '')
+  if (ageMs !== undefined && ageMs > OLDEST_MS)
+    throw new Refused(
+      `--drain: ${JSON.stringify(text)} is more than ${formatDuration(OLDEST_MS)}`,
+      'Such as terminate:5m.',
+    )
   if (ageMs !== undefined && ageMs > 0) return { how: 'terminate', ageMs }
   throw new Refused(
     `--drain: ${JSON.stringify(text)} is neither wait nor terminate:AGE`,

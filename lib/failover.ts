@@ -3,11 +3,11 @@ import { hostname } from 'node:os'
 import { confirm } from './ask.ts'
 import { explained } from './blockers.ts'
 import { run } from './cli.ts'
-import type { Config } from './config.ts'
+import { type Config, formatDuration } from './config.ts'
 import { type Drain, doomedBy, drain, parseDrain } from './drain.ts'
 import { Failed, messageOf, Refused } from './errors.ts'
 import { aftermathOf, baseFor, foundLines, undoing } from './killedrun.ts'
-import { LONGEST_EXPIRY_MS } from './options.ts'
+import { LONGEST_CALL_MS, LONGEST_EXPIRY_MS } from './options.ts'
 import { describe } from './pgbouncer.ts'
 import { abortOnSignals, pipeline, type Step } from './pipeline.ts'
 import { judge, judgeAgain, planRun, question } from './preflight.ts'
@@ -215,6 +215,11 @@ function timesOf(config: Config): Times {
     throw new Refused(
       `pause-timeout is longer than ${LONGEST_PAUSE_MS / 1000}s`,
       'Pacemaker, which stands by meanwhile, does not wait longer; --drain=wait waits for long transactions.',
+    )
+  if (config.rejoin && rejoinTimeout > LONGEST_CALL_MS)
+    throw new Refused(
+      `rejoin-timeout is longer than ${formatDuration(LONGEST_CALL_MS)}`,
+      'No node works longer for another; pgcm-rejoin there may.',
     )
   return {
     ...{ lockTimeout, pauseTimeout, pauseExpiry, resumeTimeout, pacemakerTimeout, maxPause },

@@ -12,6 +12,7 @@ import type { Etcd } from './etcd.ts'
 import { readFencing } from './fencing.ts'
 import { log } from './log.ts'
 import type { NodeStatus } from './nodestatus.ts'
+import { OLDEST_MS } from './options.ts'
 import { migrate, readCluster, unmigrate } from './pacemaker.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
@@ -160,7 +161,7 @@ export function nodeHandlers(
 
     async transactions(request) {
       await onPrimary()
-      const found = await transactions.olderThan(server, milliseconds(request, 'older_than'))
+      const found = await transactions.olderThan(server, milliseconds(request, 'older_than', OLDEST_MS))
       return { transactions: found.map(({ ageMs, ...rest }) => ({ ...rest, age_ms: ageMs })) }
     },
 

@@ -63,6 +63,10 @@ const daemons = ['supervise', 'proxy'] as const
 
 /** The longest pause: a daemon that is stopped waits for its end, and systemd kills it at TimeoutStopSec. */
 export const LONGEST_EXPIRY_MS = 80_000
+/** What any other duration in a call may be. */
+export const LONGEST_CALL_MS = 3_600_000
+/** How old transactions may be asked for. */
+export const OLDEST_MS = 30 * 24 * 3_600_000
 
 /** Each option once: this table feeds the parser, the types, the environment, the TOML keys, `--help` and `show-config`. */
 export const options = [

@@ -1,24 +1,28 @@
 import * as grpc from '@grpc/grpc-js'
 import type { Blocker, Component } from './api.ts'
 import { Fault, type Handler } from './apiserver.ts'
-import type { Config } from './config.ts'
+import { type Config, formatDuration } from './config.ts'
 import { messageOf } from './errors.ts'
 import type { Etcd } from './etcd.ts'
 import type { PgBouncerStatus } from './nodestatus.ts'
-import { LONGEST_EXPIRY_MS } from './options.ts'
+import { LONGEST_CALL_MS, LONGEST_EXPIRY_MS } from './options.ts'
 import type { Keeper } from './pausekeeper.ts'
 import * as pgbouncer from './pgbouncer.ts'
 import { timestamp } from './proto.ts'
 import { keysOf } from './publish.ts'
 import { within } from './wait.ts'
 
-const HOUR = 3_600_000
 const invalid = (text: string) => new Fault(grpc.status.INVALID_ARGUMENT, text)
 
 /** A duration out of the old field in seconds and ours in milliseconds. */
-export function milliseconds(request: Record<string, unknown>, name: string): number {
+export function milliseconds(
+  request: Record<string, unknown>,
+  name: string,
+  mostMs = LONGEST_CALL_MS,
+): number {
   const ms = Number(request[`${name}_ms`]) || Number(request[name] ?? 0) * 1000
-  if (!Number.isSafeInteger(ms) || ms < 0 || ms > HOUR) throw invalid(`${name} is not within 0 and one hour`)
+  if (!Number.isSafeInteger(ms) || ms < 0 || ms > mostMs)
+    throw invalid(`${name} is not within 0 and ${formatDuration(mostMs)}`)
   return ms
 }
 

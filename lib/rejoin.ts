@@ -147,7 +147,7 @@ async function cure(
       `sudo pgcm-rejoin on ${local.node} does it; look at what it says first.`,
     )
   if (!config.dryRun)
-    await confirm(`Rejoin ${local.node} to ${found.primary}?`, { ...stdin, yes: config.yes })
+    await confirm(`Rejoin ${local.node} to ${found.primary}?`, { ...stdin, yes: config.yes, signal })
   const state = { ...found, local, times: { rejoin: config.rejoinTimeout, rewind: config.rewindTimeout } }
   const timings = await pipeline(steps, state, { signal, on: view.on, dryRun: config.dryRun }).finally(
     view.close,

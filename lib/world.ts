@@ -1,5 +1,5 @@
 /** The cluster as the commands reach it: etcd, and the API of every machine. */
-import { existsSync, readFileSync, readlinkSync } from 'node:fs'
+import { readFileSync, readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Api, connect as connectApi } from './api.ts'
 import type { Config } from './config.ts'
@@ -127,6 +127,17 @@ export function connectWorld(config: Config): Surroundings {
 const place = () =>
   `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`
 
+/** By the system's word: that of another user may not be seen in /proc (hidepid), and is no less alive. */
+export function hasEnded(pid: unknown): boolean {
+  if (!Number.isSafeInteger(pid) || Number(pid) <= 0) return false
+  try {
+    process.kill(Number(pid), 0)
+    return false
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH'
+  }
+}
+
 function holderOf(text: string): Holder {
   const unknown = { host: '?', pid: 0, command: text, since: '?' }
   try {
@@ -134,7 +145,7 @@ function holderOf(text: string): Holder {
     return {
       ...unknown,
       ...holder,
-      ...(where === place() && !existsSync(`/proc/${holder.pid}`) && { dead: true }),
+      ...(where === place() && hasEnded(holder.pid) && { dead: true }),
     }
   } catch {
     return unknown

@@ -34,4 +34,13 @@ test('who leaves without an answer has not confirmed', async () => {
   }
 })
 
+test('a signal ends the question, and its reason is what is said', async () => {
+  const stop = new AbortController()
+  const [input, output] = [new PassThrough(), new PassThrough()]
+  const asking = confirm('Go on?', { yes: false, isTTY: true, signal: stop.signal }, input, output)
+  stop.abort(new Error('aborted by SIGTERM'))
+  const error = await within(20_000, 'the end', asking).catch((error) => error)
+  assert.is(error.message, 'aborted by SIGTERM')
+})
+
 test.run()

@@ -17,10 +17,11 @@ for (const [text, plan] of [
   ['', { how: 'none' }],
   ['wait', { how: 'wait' }],
   ['terminate:1m30s', { how: 'terminate', ageMs: 90_000 }],
+  ['terminate:720h', { how: 'terminate', ageMs: 30 * 24 * 3_600_000 }],
 ] as const)
   test(`--drain=${text}`, () => assert.equal(parseDrain(text), plan))
 
-for (const text of ['terminate', 'terminate:', 'terminate:0', 'terminate:5', 'waits'])
+for (const text of ['terminate', 'terminate:', 'terminate:0', 'terminate:5', 'terminate:721h', 'waits'])
   test(`--drain=${text} is refused, nothing is asked`, async () => {
     const it = scene(['--yes', `--drain=${text}`])
     assert.instance(await it.run(), Refused)

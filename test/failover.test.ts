@@ -165,15 +165,19 @@ for (const [flag, says] of [
   })
 }
 
-test('a pause-expiry that no node would grant is refused before anything is asked', async () => {
-  const it = scene()
-  it.config.pauseExpiry = 80_001
-  const error = await it.run()
-  assert.instance(error, Refused)
-  assert.is(error?.message, 'pause-expiry is longer than 80s')
-  assert.match(error?.hint ?? '', 'at most')
-  assert.equal(it.state.calls, [])
-})
+for (const [name, key, ms, most] of [
+  ['pause-expiry', 'pauseExpiry', 80_001, '80s'],
+  ['rejoin-timeout', 'rejoinTimeout', 3_600_001, '1h'],
+] as const)
+  test(`a ${name} that no node would grant is refused before anything is asked`, async () => {
+    const it = scene(['--yes', '--rejoin'])
+    it.config[key] = ms
+    const error = await it.run()
+    assert.instance(error, Refused)
+    assert.is(error?.message, `${name} is longer than ${most}`)
+    assert.ok(error?.hint)
+    assert.equal(it.state.calls, [])
+  })
 
 test('a held lock is refused before anything is touched', async () => {
   const it = scene()

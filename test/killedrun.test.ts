@@ -1,6 +1,8 @@
+import { spawnSync } from 'node:child_process'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failed, Refused } from '../lib/errors.ts'
+import { hasEnded } from '../lib/world.ts'
 import { clean, scene } from './failover-scene.ts'
 
 const DEAD = 'pgcm-failover here 77'
@@ -116,6 +118,19 @@ test('no primary takes writes: nobody is let go', async () => {
   assert.match(error?.hint ?? '', 'by themselves')
   assert.is(it.state.paused.size, 2)
   assert.is(it.state.locked, false)
+})
+
+test('a holder counts as ended only where the system knows no such process', async () => {
+  const { pid } = spawnSync('true')
+  assert.equal([pid, process.pid, 1].map(hasEnded), [true, false, false])
+  assert.equal([0, -1, 1.5, 'x', undefined].map(hasEnded), Array(5).fill(false))
+  // Of another user, as init is to all but root: that it may not be signalled is no sign of its end.
+  if (process.getuid?.() === 0) process.seteuid?.(65534)
+  try {
+    assert.not(hasEnded(1))
+  } finally {
+    if (process.getuid?.() === 0) process.seteuid?.(0)
+  }
 })
 
 test.run()

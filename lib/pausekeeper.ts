@@ -63,6 +63,7 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
   let stop = new AbortController()
   let turn: Promise<unknown> = Promise.resolve()
   let whenIdle: (() => void)[] = []
+  let ending = false
 
   /** One thing at a time: a RESUME must not meet a PAUSE half-way. */
   function inTurn<T>(body: () => Promise<T>): Promise<T> {
@@ -138,6 +139,7 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
     pause: ({ timeoutMs, expiryMs, owner, signal }: PauseRequest) =>
       inTurn(async () => {
         if (signal.aborted) throw new Fault(grpc.status.CANCELLED, 'the caller has gone')
+        if (ending) throw new Fault(grpc.status.UNAVAILABLE, 'this daemon is being stopped')
         stop = new AbortController()
         const giveUp = () => stop.abort()
         signal.addEventListener('abort', giveUp, { once: true })
@@ -180,6 +182,11 @@ export function keeper(valve: Valve, file: string, clock: Clock = systemClock())
         await disarm()
         return stallMs
       })
+    },
+
+    /** No pause begins any more, nor is one renewed: who waits for the end is not waited for long. */
+    refuse: () => {
+      ending = true
     },
 
     /** Resolves once nothing is paused any more. */

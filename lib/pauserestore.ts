@@ -36,6 +36,7 @@ export async function withPauses(
  * resume.
  */
 export async function released(pauses: Keeper): Promise<void> {
+  pauses.refuse()
   const pause = pauses.current()
   if (pause) log.warn('daemon.waits', { until: pause.expiresAt, reason: 'PgBouncer is paused' })
   await pauses.idle()

@@ -305,4 +305,17 @@ test('no pause, nothing to restore', async () => {
   })
 })
 
+test('a daemon that waits for the end of a pause takes no other, and the pause ends as it would have', async () => {
+  await world(async ({ file, valve, clock, did }) => {
+    const keep = keeper(valve, file, clock)
+    await keep.pause({ ...ask, expiryMs: 20 })
+    keep.refuse()
+    const error = await keep.pause({ ...ask, expiryMs: 60_000 }).catch((error) => error)
+    assert.match(error.message, 'this daemon is being stopped')
+    clock.now += 20
+    await keep.idle()
+    assert.equal([did, existsSync(file)], [['PAUSE', 'RESUME'], false])
+  })
+})
+
 test.run()

@@ -20,7 +20,7 @@ export function brief(line: string): string[] {
     case 'crm_resource':
       return [`cleanup ${after('--node')}`]
     case 'psql':
-      return words[0] === 'ask' || words[0] === 'conninfo' ? [] : [words[0] as string]
+      return ['ask', 'conninfo', 'streams'].includes(words[0] as string) ? [] : [words[0] as string]
     case 'postgres':
       return ['start']
     case 'HUP':

@@ -89,13 +89,14 @@ export async function register(
       const success = [{ request_put: put }]
       await etcd.txn({ success })
       log.cleared('etcd.register')
+      let renewals = 0
       const gone = { key: put.key, target: 'Create' as const, result: 'Equal' as const, create_revision: 0 }
       await keep(
         etcd,
         lease,
         { granted, ttlMs, marginMs: 0, signal },
         (error) => log.debug('etcd.register', { error }),
-        () => etcd.txn({ compare: [gone], success }),
+        async () => renewals++ % 5 === 4 && etcd.txn({ compare: [gone], success }), // as often as the lease lasts
       )
     } catch (error) {
       log.trouble('etcd.register', { key, error })

@@ -33,7 +33,7 @@ const STUBS = join(test, 'stubs/agent')
 const RUN = 'run/pgcm-Postgresql'
 /** What the agent may call besides the stubs: POSIX, coreutils and util-linux. */
 const TOOLS =
-  'awk cat chmod cut date env flock grep mkdir mkfifo mv readlink rm rmdir sed setsid sh sleep sort stat tail timeout tr wc'.split(
+  'awk cat chmod cut date env flock grep mkdir mkfifo mv readlink rm rmdir sed setsid sh sleep sort stat tail timeout touch tr wc'.split(
     ' ',
   )
 

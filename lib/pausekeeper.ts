@@ -1,10 +1,9 @@
-import { readFileSync } from 'node:fs'
 import { readFile, unlink } from 'node:fs/promises'
 import * as grpc from '@grpc/grpc-js'
 import { Fault } from './apiserver.ts'
 import { writeAtomically } from './atomic.ts'
 import { log } from './log.ts'
-import { sleep } from './wait.ts'
+import { bootId, sleep } from './wait.ts'
 
 /** A pause of this host's PgBouncer, as it stands on disk. */
 export interface Pause {
@@ -25,7 +24,7 @@ export interface Clock {
 
 export const systemClock = (): Clock => ({
   uptime: () => Number(process.hrtime.bigint() / 1_000_000n),
-  boot: readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+  boot: bootId(),
 })
 
 /** PAUSE and RESUME of one PgBouncer. */

@@ -7,6 +7,7 @@ import { vacate } from './dataprocesses.ts'
 import { Failed, messageOf } from './errors.ts'
 import { connection, readControl, type Theirs, walDir, waldump } from './evidence.ts'
 import { complaint, sh } from './sh.ts'
+import { bootId } from './wait.ts'
 import { segmentOf } from './wal.ts'
 
 /**
@@ -25,8 +26,6 @@ export interface Mark {
   rebooted: boolean
 }
 
-const bootId = () => readFile('/proc/sys/kernel/random/boot_id', 'utf8').then((text) => text.trim())
-
 export async function readMark(agent: Agent): Promise<Mark | null> {
   const text = await readFile(agent.pendingFile, 'utf8').catch((error) => {
     if (error.code === 'ENOENT') return null
@@ -37,13 +36,13 @@ export async function readMark(agent: Agent): Promise<Mark | null> {
   return {
     stage: stages.includes(stage) ? (stage as Stage) : 'rewinding', // of one that cannot be read the worst is assumed
     timeline: Number(timeline) || 0,
-    rebooted: boot !== (await bootId()),
+    rebooted: boot !== bootId(),
   }
 }
 
 /** On the disk when it returns: PostgreSQL must not find the data half-done and the mark gone. */
 export async function writeMark(agent: Agent, stage: Stage, { timeline }: Theirs): Promise<void> {
-  await writeAtomically(agent.pendingFile, `${stage} ${timeline} ${await bootId()}\n`, 0o600)
+  await writeAtomically(agent.pendingFile, `${stage} ${timeline} ${bootId()}\n`, 0o600)
   await sync(dirname(agent.pendingFile))
 }
 

@@ -1,8 +1,12 @@
+import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { Failed } from './errors.ts'
 
 /** Milliseconds on the monotonic clock, which no step of the wall clock moves. */
 export const now = (): number => performance.now()
+
+/** Names this boot of the machine: monotonic clocks, pids and what was not yet on the disk mean nothing in another. */
+export const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
 /** Whole milliseconds since `start` (from `now()`). */
 export const since = (start: number): number => Math.round(now() - start)

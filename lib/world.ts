@@ -1,5 +1,5 @@
 /** The cluster as the commands reach it: etcd, and the API of every machine. */
-import { readFileSync, readlinkSync } from 'node:fs'
+import { readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { type Api, connect as connectApi } from './api.ts'
 import type { Config } from './config.ts'
@@ -11,7 +11,7 @@ import { keysOf, parseCluster } from './publish.ts'
 import { LEASE_MS, type World } from './run.ts'
 import type { Holder, Seen, Survey } from './survey.ts'
 import { apiTls } from './tls.ts'
-import { now } from './wait.ts'
+import { bootId, now } from './wait.ts'
 
 export interface Surroundings extends World {
   /** Asks everybody at once. Whoever does not answer in time is part of the answer; only bad settings throw. */
@@ -124,8 +124,7 @@ export function connectWorld(config: Config): Surroundings {
 }
 
 /** Where a pid means the same process: this boot, this pid namespace. */
-const place = () =>
-  `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`
+const place = () => `${bootId()} ${readlinkSync('/proc/self/ns/pid')}`
 
 /** By the system's word: that of another user may not be seen in /proc (hidepid), and is no less alive. */
 export function hasEnded(pid: unknown): boolean {

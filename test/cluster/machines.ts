@@ -1,9 +1,16 @@
 /** The playground's machines, as the tests reach them: from the host, without a shell between, in a few milliseconds. */
-import { readFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { readFileSync, rmSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { addressOf, dirOf, type Node, type Playground, readState } from '../../lib/playground-layout.ts'
-import { init as runningInit } from '../../lib/playground-machines.ts'
+import {
+  addressOf,
+  dirOf,
+  machineDir,
+  type Node,
+  type Playground,
+  readState,
+} from '../../lib/playground-layout.ts'
+import { init as runningInit, stow } from '../../lib/playground-machines.ts'
 import { CommandFailed, type ShOptions, type ShResult, sh } from '../../lib/sh.ts'
 
 export const playgroundName = process.env.TEST_PLAYGROUND ?? 'pgcm'
@@ -57,6 +64,13 @@ export function playground(verb: string, words: string[] = [], options: ShOption
   // The name comes first: what follows `ssh NODE` is the machine's to read.
   const argv = [`${repository}/bin/pgcm-playground`, '--name', playgroundName, verb, ...words]
   return sh(argv, { timeoutMs: 120_000, env: outside, ...options })
+}
+
+/** Gives a machine that is off the disk of one that was never booted. */
+export async function newDisk(machine: string): Promise<void> {
+  await stow(ground(), machine as Node)
+  for (const layer of ['upper', 'work'])
+    rmSync(join(machineDir(ground(), machine as Node), layer), { recursive: true, force: true })
 }
 
 /** kill -9 of the postmaster, from inside. */

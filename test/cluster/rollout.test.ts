@@ -1,9 +1,9 @@
-// deadline: 900 s
+// deadline: 1200 s
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { sh } from '../../lib/sh.ts'
-import { healthy, primary } from './cluster.ts'
-import { inside, repository, state } from './machines.ts'
+import { etcd, healthy, primary, standby, turnOn } from './cluster.ts'
+import { inside, newDisk, playground, repository, state } from './machines.ts'
 import { scenario } from './scenario.ts'
 
 /** Runs the playbook and returns its recap: host -> { ok, changed, failed, unreachable, ... }. */
@@ -63,6 +63,26 @@ scenario('what was not restarted when its files changed is restarted by the next
   for (const [i, [machine, unit]] of due.entries())
     assert.ok((await started(machine, unit)) > (before[i] ?? 0), `${unit} on ${machine}`)
   await healthy(30_000)
+})
+
+scenario('a machine that was replaced by a new one comes back with the playbook alone', 600, async () => {
+  const name = await primary()
+  const lost = await standby('HS:sync')
+  const members = async () =>
+    (await etcd('member', 'list')).split('\n').filter((line) => line.includes('started'))
+  const idOf = async (node: string) =>
+    (await members()).find((line) => line.includes(` ${node},`))?.split(',')[0]
+  const before = await idOf(lost)
+  await playground('kill', [lost])
+  await newDisk(lost)
+  await turnOn(lost)
+  const { hosts, changes } = await playbook()
+  for (const host of hosts) assert.is(host.failed + host.unreachable, 0, changes.join('\n'))
+  await healthy(60_000)
+  assert.is(await primary(), name)
+  assert.is((await members()).length, 3)
+  assert.is.not(await idOf(lost), before)
+  assert.equal((await playbook()).changes, [])
 })
 
 test.run()

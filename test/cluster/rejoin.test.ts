@@ -1,8 +1,9 @@
-// deadline: 600 s
+// deadline: 840 s
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
+import { CommandFailed } from '../../lib/sh.ts'
 import { until } from '../../lib/wait.ts'
-import { healthy, primary, primaryWithin, streamsTo } from './cluster.ts'
+import { healthy, primary, primaryWithin, streamsTo, turnOn } from './cluster.ts'
 import { inside, isOn, killPostmaster, playground, psql } from './machines.ts'
 import { note, scenario } from './scenario.ts'
 
@@ -59,29 +60,38 @@ scenario('a diverged former primary is rewound, and what is lost is written down
   note(`rewound: ${JSON.stringify((receipt as { steps?: unknown }).steps)}`)
 })
 
+const HELD = '/var/tmp/pg_rewind.held'
+
+/** Calls `end`, which has to end pgcm-rejoin, while that runs on `old` and its pg_rewind is held at the first step into the data. */
+async function inRewind(old: string, end: () => Promise<void>): Promise<void> {
+  const real = (await inside(old, 'command -v /usr/lib/postgresql/*/bin/pg_rewind')).stdout.trim()
+  const held = `#!/bin/sh\\ncase " $* " in *" --dry-run "*) exec ${real}.real "$@" ;; esac\\necho $$ >${HELD}\\nexec sleep 60\\n`
+  await inside(old, `mv ${real} ${real}.real && printf '${held}' >${real} && chmod 755 ${real}`)
+  try {
+    const ended = rejoin(old).catch((error) => error)
+    await until('pg_rewind is at work', { timeoutMs: 60_000, everyMs: 50 }, () =>
+      inside(old, `cat ${HELD}`).then(
+        ({ stdout }) => stdout.trim() !== '',
+        () => false,
+      ),
+    )
+    await end()
+    const { code } = await ended
+    assert.ok(code !== 0, 'it was ended')
+  } finally {
+    await turnOn(old)
+    await inside(old, `mv ${real}.real ${real}; rm -f ${HELD}`)
+  }
+}
+
 scenario(
   'pgcm-rejoin is killed in pg_rewind: PostgreSQL stays down, and a second run ends right',
   240,
   async () => {
     const [old, name] = await diverge('only_there_too')
-    // Held at its first step into the data, so that the kill hits it there however fast the machine is.
-    const real = (await inside(old, 'command -v /usr/lib/postgresql/*/bin/pg_rewind')).stdout.trim()
-    const held = `#!/bin/sh\\ncase " $* " in *" --dry-run "*) exec ${real}.real "$@" ;; esac\\necho $$ >/tmp/pg_rewind.held\\nexec sleep 60\\n`
-    await inside(old, `mv ${real} ${real}.real && printf '${held}' >${real} && chmod 755 ${real}`)
-    try {
-      const killed = rejoin(old).catch((error) => error)
-      await until('pg_rewind is at work', { timeoutMs: 60_000, everyMs: 50 }, () =>
-        inside(old, 'cat /tmp/pg_rewind.held').then(
-          ({ stdout }) => stdout.trim() !== '',
-          () => false,
-        ),
-      )
-      await inside(old, 'kill -9 $(pgrep -f "node.*[p]gcm-rejoin") $(cat /tmp/pg_rewind.held)')
-      const { code } = await killed
-      assert.ok(code !== 0, 'it was killed')
-    } finally {
-      await inside(old, `mv ${real}.real ${real}; rm -f /tmp/pg_rewind.held`)
-    }
+    await inRewind(old, async () => {
+      await inside(old, `kill -9 $(pgrep -f "node.*[p]gcm-rejoin") $(cat ${HELD})`)
+    })
     await inside(old, ['crm_resource', '--cleanup', '--resource', 'Postgresql', '--node', old])
     await until(
       'crm_mon says that the rejoin was interrupted',
@@ -98,6 +108,27 @@ scenario(
     await healthy(30_000)
   },
 )
+
+scenario('the machine dies while pg_rewind writes: the next run takes a base backup', 240, async () => {
+  const [old, name] = await diverge('only_there_thirdly')
+  await inRewind(old, async () => {
+    await playground('kill', [old])
+  })
+  const { stdout } = await until(
+    `${old} is a machine of the cluster again`,
+    { timeoutMs: 90_000, everyMs: 500 },
+    () =>
+      rejoin(old).catch((error) => {
+        if (error instanceof CommandFailed && error.code === 2) return undefined
+        throw error
+      }),
+  )
+  assert.match(JSON.stringify(events(stdout).find(({ event }) => event === 'evidence')), /base backup/)
+  assert.is(events(stdout).at(-1)?.ok, true, stdout)
+  assert.ok(await streamsTo(name, old))
+  await isGone(old, 'only_there_thirdly')
+  await healthy(30_000)
+})
 
 scenario('a former primary without its data directory gets a base backup', 180, async () => {
   const old = (await primary()) as string

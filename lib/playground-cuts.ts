@@ -63,7 +63,7 @@ export const apply = (ground: Playground, cuts: Cut[]) =>
 
 /** Changes the cuts, for the bridge and for the next `start`. */
 export async function change(ground: Playground, body: (cuts: Cut[]) => Cut[]): Promise<void> {
-  const held = lock(`${ground.name}-cuts`, 'somebody else changes the network', 10)
+  const held = await lock(`${ground.name}-cuts`, 'somebody else changes the network', 10)
   try {
     const before = read(ground)
     const cuts = body(before)

@@ -59,7 +59,7 @@ export function mirrors(targets: string, codename: string, release: string): str
 export async function ensureImage(release: string, signal?: AbortSignal): Promise<string> {
   const image = imageDir(release)
   if (existsSync(image)) return image
-  const held = lock('image', 'another playground builds its image', 900)
+  const held = await lock('image', 'another playground builds its image', 900)
   try {
     if (!existsSync(image)) await build(release, image, signal)
     return image

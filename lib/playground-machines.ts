@@ -33,7 +33,7 @@ export function power(ground: Playground, node: Node): Power {
 /** One change of a machine's power at a time, whoever asks for it. */
 async function alone<T>(ground: Playground, node: Node, body: () => Promise<T>): Promise<T> {
   const name = layout.machineName(ground, node)
-  const held = lock(name, `${node} is being switched on or off`, 60)
+  const held = await lock(name, `${node} is being switched on or off`, 60)
   try {
     return await body()
   } finally {

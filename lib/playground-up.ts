@@ -21,10 +21,10 @@ export type Given = Config & { sources: Record<string, string> }
 /** The runbook: each step looks at what is there already, so that a second `up` goes on where the first one stood. */
 export async function up(given: Given, signal: AbortSignal): Promise<void> {
   planOf(given) // refuses before anything is touched
-  const held = lockPlayground(given.name)
+  const held = await lockPlayground(given.name)
   try {
     await host.installPackages(signal)
-    const plan = settle(given)
+    const plan = await settle(given)
     if (!existsSync(plan.image)) await ensureImage(plan.release, signal)
     await cluster.writeAccess(plan)
     host.raiseLimits()
@@ -86,8 +86,8 @@ function planOf(given: Given): Playground {
 }
 
 /** Writes the plan down, so that no other playground takes the same subnet. */
-function settle(given: Given): Playground {
-  const held = lock('subnets', 'another playground is being made', 10)
+async function settle(given: Given): Promise<Playground> {
+  const held = await lock('subnets', 'another playground is being made', 10)
   try {
     const plan = planOf(given)
     mkdirSync(plan.dir, { recursive: true, mode: 0o700 })

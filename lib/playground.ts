@@ -20,7 +20,7 @@ const stopped = new AbortController()
 
 const down: Verb = async ({ name }) => {
   const ground = existing(name)
-  const held = lockPlayground(name)
+  const held = await lockPlayground(name)
   try {
     await stopAll(ground, 20_000)
     say(`${name} is down; \`up\` brings it back`)
@@ -44,7 +44,7 @@ const destroy: Verb = async ({ name, cache }) => {
   const ground = layout.readState(name)
   if (!ground && !cache) throw absent(name)
   if (ground) {
-    const held = lockPlayground(name)
+    const held = await lockPlayground(name)
     try {
       await stopAll(ground, 0)
       rmSync(ground.dir, { recursive: true, force: true })

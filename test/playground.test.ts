@@ -303,12 +303,24 @@ test('the fence device switches machines, knows no others, and respects a pulled
   }))
 
 test('a second holder of the lock is refused until the first lets go', () =>
-  inDirectory((dir) => {
-    const first = lock('x', 'busy', 0, dir)
-    refuses(() => lock('x', 'busy', 0, dir), /^busy$/)
-    lock('y', 'busy', 0, dir).release()
+  inDirectory(async (dir) => {
+    const first = await lock('x', 'busy', 0, dir)
+    const refusal = await lock('x', 'busy', 0, dir).catch((error) => error)
+    refuses(() => {
+      throw refusal
+    }, /^busy$/)
+    ;(await lock('y', 'busy', 0, dir)).release()
     first.release()
-    lock('x', 'busy', 0, dir).release()
+    ;(await lock('x', 'busy', 0, dir)).release()
+  }))
+
+// The fence daemon is asked for one machine by two others at a time.
+test('whoever waits for the lock does not keep its own process from letting go', () =>
+  inDirectory(async (dir) => {
+    const first = await lock('x', 'busy', 0, dir)
+    const second = lock('x', 'busy', 60, dir)
+    first.release()
+    ;(await within(30_000, 'the second one', second)).release()
   }))
 
 test('a process is not mistaken for a later one with its number', () =>

@@ -169,6 +169,11 @@ export class Stage {
     return existsSync(file) ? (readFileSync(file, 'utf8').split(' ')[0] ?? '') : null
   }
 
+  /** Whether pg01's lock file is there. */
+  locked(): boolean {
+    return existsSync(this.rig.path('pg01', 'tmp/PGSQL.lock'))
+  }
+
   /** Starts pgcm-rejoin on a node. */
   start(flags: string[], { node = 'pg01', uid = 0 }: { node?: Node; uid?: number } = {}): Run {
     const endpoints = NODES.map((name) => `${name}:${this.api.port}`).join(',')
@@ -271,7 +276,7 @@ export class Stage {
     )
     assert.match(await all('pg03'), /^a b\|/)
     assert.is(await all('pg01'), await all('pg03'))
-    assert.is(existsSync(rig.path('pg01', 'tmp/PGSQL.lock')), false)
+    assert.is(this.locked(), false)
     assert.is(this.mark(), null)
     const left = readdirSync(rig.path('pg01')).filter((name) => name.startsWith('data'))
     assert.equal(left, ['data'])

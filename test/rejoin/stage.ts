@@ -165,8 +165,13 @@ export class Stage {
 
   /** How far an interrupted run says that it came. */
   mark(): string | null {
-    const file = this.rig.path('pg01', 'tmp/rejoin.pending')
-    return existsSync(file) ? (readFileSync(file, 'utf8').split(' ')[0] ?? '') : null
+    try {
+      return readFileSync(this.rig.path('pg01', 'tmp/rejoin.pending'), 'utf8').split(' ')[0] ?? ''
+    } catch (error) {
+      // One look and not two: it may be removed at any moment.
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+      throw error
+    }
   }
 
   /** Whether pg01's lock file is there. */
